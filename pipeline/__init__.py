@@ -1,0 +1,1 @@
+"""Stage 1: images in, shards of fitted Gaussian sets out."""

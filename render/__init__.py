@@ -1,0 +1,1 @@
+"""The differentiable rasteriser: one equation, three backends."""
