@@ -1,4 +1,4 @@
-"""The errors that gvit raises for a person to act on."""
+"""Errors that a person can act on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["DatasetError", "GvitError"]
 
 
 class GvitError(Exception):
-    """Something that a person can act on; its text is one clear sentence that says what to do."""
+    """Something a person can act on: ``str(error)`` is one clear sentence that says what to do."""
 
 
 class DatasetError(GvitError):

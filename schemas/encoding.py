@@ -1,0 +1,130 @@
+"""Storage encodings: how a float32 set becomes bytes that, read back, are still inside every range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import GvitError
+from .gaussians import NUM_FIELDS, canonicalize, field_ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ENCODINGS", "Encoding", "decode", "default_encoding", "encode", "get_encoding"]
+
+FLOAT16_MAX_SIZE = 512  # above, half-precision centres are coarser than a tenth of a pixel
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One way to store sets.
+
+    Attributes:
+        name: as in the manifest.
+        dtype: little-endian storage type.
+        columns: length of the last axis of a stored array ``[..., N, columns]``.
+        max_size: largest canvas in pixels that it is exact enough for, None for any.
+        encode: (float32 ``[..., N, 9]``, size) -> stored ``[..., N, columns]``.
+        decode: stored ``[..., N, columns]`` -> float32 ``[..., N, 9]``.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    columns: int
+    max_size: int | None
+    encode: Callable[[npt.NDArray[np.float32], int], npt.NDArray[Any]]
+    decode: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
+
+
+def _float_encoding(dtype: str, max_size: int | None) -> Encoding:
+    kind: np.dtype[Any] = np.dtype(dtype)
+
+    def encode_floats(gaussians: npt.NDArray[np.float32], size: int) -> npt.NDArray[Any]:
+        # The ends are representable and rounding is monotonic, so rounding after the clip stays inside
+        # and keeps sx >= sy.
+        low, high = _representable_ranges(kind, size)
+        clipped = np.clip(canonicalize(gaussians), low, high)
+        return np.where(np.isfinite(gaussians), clipped, np.nan).astype(kind)
+
+    def decode_floats(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        return stored.astype(np.float32)
+
+    return Encoding(kind.name, kind, NUM_FIELDS, max_size, encode_floats, decode_floats)
+
+
+def _representable_ranges(dtype: np.dtype[Any], size: int) -> list[npt.NDArray[np.float32]]:
+    """Return the lowest and highest values of ``dtype`` inside the exact range of each field."""
+    low, high = field_ranges(size)
+    inner_low, inner_high = low.astype(dtype), high.astype(dtype)
+    up, down = inner_low.dtype.type(np.inf), inner_low.dtype.type(-np.inf)
+    inner_low = np.where(inner_low < low, np.nextafter(inner_low, up), inner_low)
+    inner_high = np.where(inner_high > high, np.nextafter(inner_high, down), inner_high)
+    return [inner_low.astype(np.float32), inner_high.astype(np.float32)]
+
+
+ENCODINGS: dict[str, Encoding] = {
+    encoding.name: encoding
+    for encoding in (_float_encoding("<f2", FLOAT16_MAX_SIZE), _float_encoding("<f4", None))
+}
+"""Every storage encoding by name."""
+
+
+def get_encoding(name: str) -> Encoding:
+    """Return the encoding of that name.
+
+    Raises:
+        GvitError: there is none; the sentence lists those that there are.
+    """
+    if name not in ENCODINGS:
+        raise GvitError(f"unknown storage encoding {name!r}: choose one of {', '.join(ENCODINGS)}")
+    return ENCODINGS[name]
+
+
+def default_encoding(size: int) -> str:
+    """Return float16 for canvases up to 512 pixels, float32 above."""
+    return "float16" if size <= FLOAT16_MAX_SIZE else "float32"
+
+
+def encode(gaussians: npt.NDArray[np.float32], encoding: str, size: int) -> npt.NDArray[Any]:
+    """Store sets: canonical, clipped to their ranges and rounded so that what is decoded is inside them.
+
+    Args:
+        gaussians: float32 ``[..., N, 9]``. Infinite and NaN values are stored as NaN, for
+            ``check_gaussians`` to find, and do not touch their neighbours.
+        encoding: a name of ``ENCODINGS``.
+        size: side of the fit's canvas in pixels.
+
+    Returns:
+        The stored array ``[..., N, columns]`` of the encoding. Encoding what was decoded changes nothing.
+
+    Raises:
+        GvitError: an unknown encoding, one too coarse for ``size``, or another shape.
+    """
+    chosen = get_encoding(encoding)
+    if chosen.max_size is not None and size > chosen.max_size:
+        raise GvitError(
+            f"{encoding} is too coarse for size {size}: store as {default_encoding(size)}, "
+            f"or choose a size up to {chosen.max_size}"
+        )
+    if gaussians.ndim < 2 or gaussians.shape[-1] != NUM_FIELDS:
+        raise GvitError(f"a set of Gaussians has shape [N, {NUM_FIELDS}], not {list(gaussians.shape)}")
+    return chosen.encode(gaussians, size)
+
+
+def decode(stored: npt.NDArray[Any], encoding: str) -> npt.NDArray[np.float32]:
+    """Return stored sets ``[..., N, columns]`` as a new float32 ``[..., N, 9]``.
+
+    Raises:
+        GvitError: an unknown encoding, or an array of another type or width.
+    """
+    chosen = get_encoding(encoding)
+    if stored.ndim < 2 or stored.shape[-1] != chosen.columns or stored.dtype != chosen.dtype:
+        raise GvitError(
+            f"{encoding} is stored as {chosen.dtype} [N, {chosen.columns}], "
+            f"not {stored.dtype} {list(stored.shape)}"
+        )
+    return chosen.decode(stored)

@@ -1,0 +1,309 @@
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
+"""The manifest of a dataset and the done mark of a shard, as JSON with exact names and order."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .encoding import ENCODINGS
+from .errors import DatasetError
+from .files import read_file
+from .gaussians import FIELDS
+from .json_codec import from_json
+from .rule import RULE, BlendRule
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = [
+    "BLOCK_ROWS",
+    "MANIFEST_NAME",
+    "SCHEMA_VERSION",
+    "Block",
+    "DoneMark",
+    "FileInfo",
+    "FitInfo",
+    "Manifest",
+    "PsnrSummary",
+    "ShardSummary",
+    "build_manifest",
+    "read_done_mark",
+    "read_manifest",
+]
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "dataset.json"
+BLOCK_ROWS = 256
+"""Entries of the plan in a block; a block stores at most as many sets."""
+
+MAX_FIRST = 10**8 - 1  # member names carry eight digits
+SHARD_NAME = re.compile(r"shard-[0-9]{6}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+Document = TypeVar("Document")
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise DatasetError(sentence)
+
+
+@dataclass(frozen=True, slots=True)
+class FitInfo:
+    """How the sets were fitted: all that decides the result besides the images."""
+
+    preset: str
+    steps: int
+    seed: int
+    crop: str
+    fit_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class PsnrSummary:
+    """PSNR over all stored sets in dB, rounded to 4 digits: mean, median and 5th percentile."""
+
+    mean: float
+    median: float
+    p5: float
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """A file's length and its SHA-256 in hexadecimal."""
+
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _require(self.bytes >= 0, f"a file cannot have {self.bytes} bytes")
+        _require(SHA256.fullmatch(self.sha256) is not None, f"{self.sha256!r:.80} is not a SHA-256")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSummary:
+    """A shard as the manifest lists it; ``bytes`` and ``sha256`` are those of its tar file."""
+
+    name: str
+    split: str
+    images: int
+    failed: int
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _check_shard(self.name, self.images, self.failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Where the two arrays of a block begin in the tar file: the data, after the ``.npy`` headers.
+
+    Attributes:
+        first: the block's first row in the plan; its members are named by it.
+        rows: sets in it, 1 to 256.
+        gaussians_offset: byte at which ``[rows, N, columns]`` begins.
+        labels_offset: byte at which the int64 ``[rows]`` begins.
+    """
+
+    first: int
+    rows: int
+    gaussians_offset: int
+    labels_offset: int
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.first <= MAX_FIRST, f"a block cannot begin at row {self.first} of the plan")
+        _require(1 <= self.rows <= BLOCK_ROWS, f"a block has 1 to {BLOCK_ROWS} rows, not {self.rows}")
+        _require(self.gaussians_offset >= 0, f"an offset cannot be {self.gaussians_offset}")
+        _require(self.labels_offset >= 0, f"an offset cannot be {self.labels_offset}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoneMark:
+    """``shard-NNNNNN.json``: written last, so that its existence alone means that the shard is done."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    split: str
+    images: int
+    failed: int
+    files: dict[str, FileInfo]
+    blocks: tuple[Block, ...]
+
+    def __post_init__(self) -> None:
+        _check_shard(self.name, self.images, self.failed)
+        expected = {f"{self.name}.tar", f"{self.name}.parquet"}
+        _require(set(self.files) == expected, f"the files of {self.name} are {', '.join(sorted(expected))}")
+        stored = sum(block.rows for block in self.blocks)
+        _require(stored == self.images, f"the blocks hold {stored} sets where images = {self.images}")
+        firsts = [block.first for block in self.blocks]
+        _require(firsts == sorted(set(firsts)), "the blocks are not in the order of the plan")
+
+    @property
+    def tar(self) -> FileInfo:
+        """Length and SHA-256 of the tar file."""
+        return self.files[f"{self.name}.tar"]
+
+    @property
+    def parquet(self) -> FileInfo:
+        """Length and SHA-256 of the Parquet file."""
+        return self.files[f"{self.name}.parquet"]
+
+    def summary(self) -> ShardSummary:
+        """Return the shard as the manifest lists it."""
+        return ShardSummary(self.name, self.split, self.images, self.failed, self.tar.bytes, self.tar.sha256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """``dataset.json``: what the dataset is; a pure function of its done marks and rows.
+
+    Attributes:
+        images: sets stored, over all shards.
+        failed: inputs without one.
+        gaussians: Gaussians in a set (N).
+        size: side of the fit's canvas in pixels.
+        encoding: a name of ``ENCODINGS``.
+        label_informed: whether labels had a part in the sets; evaluation refuses such a dataset.
+        classes: sorted; a label is an index into them.
+        splits: name to number of stored sets, sorted by name.
+        psnr: None where no set is stored.
+        shards: in the order of their names.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    name: str | None = None
+    images: int
+    failed: int
+    gaussians: int
+    size: int
+    fields: tuple[str, ...] = FIELDS
+    encoding: str
+    render: BlendRule = RULE
+    fit: FitInfo
+    label_informed: bool = False
+    classes: tuple[str, ...]
+    splits: dict[str, int]
+    psnr: PsnrSummary | None
+    shards: tuple[ShardSummary, ...]
+
+    def __post_init__(self) -> None:
+        newer = "install the gvit that wrote it"
+        _require(self.gaussians >= 1, f"gaussians must be at least 1, not {self.gaussians}")
+        _require(self.size >= 1, f"size must be at least 1, not {self.size}")
+        _require(self.fields == FIELDS, f"its fields are not {', '.join(FIELDS)}: {newer}")
+        _require(self.encoding in ENCODINGS, f"its encoding {self.encoding!r:.40} is unknown: {newer}")
+        _require(self.render == RULE, f"its blend rule is not {RULE.rule} of this version: {newer}")
+        _require(self.classes == tuple(sorted(set(self.classes))), "its classes are not sorted and unique")
+        names = [shard.name for shard in self.shards]
+        _require(names == sorted(set(names)), "its shards are not sorted and unique")
+        counts = (sum(shard.images for shard in self.shards), sum(shard.failed for shard in self.shards))
+        _require(
+            counts == (self.images, self.failed), "its images and failed are not the sums over its shards"
+        )
+        _require(self.splits == _count_splits(self.shards), "its splits are not those of its shards")
+
+
+def _check_shard(name: str, images: int, failed: int) -> None:
+    _require(SHARD_NAME.fullmatch(name) is not None, f"{name!r:.60} is not a shard's name (shard-000000)")
+    _require(images >= 0, f"images must be at least 0, not {images}")
+    _require(failed >= 0, f"failed must be at least 0, not {failed}")
+
+
+def _count_splits(shards: Sequence[ShardSummary]) -> dict[str, int]:
+    names = sorted({shard.split for shard in shards})
+    return {name: sum(shard.images for shard in shards if shard.split == name) for name in names}
+
+
+def build_manifest(
+    *,
+    gaussians: int,
+    size: int,
+    encoding: str,
+    fit: FitInfo,
+    classes: Sequence[str],
+    marks: Sequence[DoneMark],
+    tables: Sequence[pa.Table],
+    name: str | None = None,
+    label_informed: bool = False,
+) -> Manifest:
+    """Return the manifest of the shards that these done marks and row tables describe, in any order.
+
+    Args:
+        gaussians: Gaussians in a set (N).
+        size: side of the fit's canvas in pixels.
+        encoding: a name of ``ENCODINGS``.
+        fit: how the sets were fitted.
+        classes: sorted class names, empty without classes.
+        marks: the done marks.
+        tables: tables of ``ROW_SCHEMA`` that together hold the rows of all shards.
+        name: of the dataset.
+        label_informed: whether labels had a part in the sets.
+
+    Raises:
+        DatasetError: what they describe breaks a promise of the manifest.
+    """
+    shards = tuple(sorted((mark.summary() for mark in marks), key=lambda shard: shard.name))
+    return Manifest(
+        name=name,
+        images=sum(shard.images for shard in shards),
+        failed=sum(shard.failed for shard in shards),
+        gaussians=gaussians,
+        size=size,
+        encoding=encoding,
+        fit=fit,
+        label_informed=label_informed,
+        classes=tuple(classes),
+        splits=_count_splits(shards),
+        psnr=_summarize_psnr(tables),
+        shards=shards,
+    )
+
+
+def _summarize_psnr(tables: Sequence[pa.Table]) -> PsnrSummary | None:
+    stored = [table["psnr"].filter(pc.equal(table["status"], "ok")).to_numpy() for table in tables]
+    psnr = np.sort(np.concatenate([np.empty(0), *stored]))  # sorted: the order of the tables cannot matter
+    if not psnr.size:
+        return None
+    p5, median = np.percentile(psnr, [5, 50])
+    return PsnrSummary(
+        mean=round(math.fsum(psnr) / psnr.size, 4), median=round(float(median), 4), p5=round(float(p5), 4)
+    )
+
+
+def read_manifest(dst: Path) -> Manifest:
+    """Return the manifest of the dataset in a folder.
+
+    Raises:
+        DatasetError: it is missing, damaged or of another version.
+    """
+    return _read(Manifest, dst / MANIFEST_NAME)
+
+
+def read_done_mark(dst: Path, shard: str) -> DoneMark:
+    """Return the done mark of a shard in a folder.
+
+    Raises:
+        DatasetError: it is missing (the shard is not done), damaged, of another version or another shard's.
+    """
+    mark = _read(DoneMark, dst / f"{shard}.json")
+    if mark.name != shard:
+        raise DatasetError(
+            f"{dst / shard}.json: is the done mark of {mark.name}; encode again with --overwrite"
+        )
+    return mark
+
+
+def _read(kind: type[Document], path: Path) -> Document:
+    data = read_file(path)
+    try:
+        return from_json(kind, data, schema_version=SCHEMA_VERSION)
+    except DatasetError as error:
+        raise DatasetError(f"{path}: {error}") from error

@@ -1,0 +1,190 @@
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false, reportArgumentType=false
+"""A row per input, in Parquet: what became of it, and where its set is."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .errors import DatasetError, GvitError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = [
+    "MAX_PSNR",
+    "ROW_SCHEMA",
+    "Row",
+    "check_rows",
+    "parquet_bytes",
+    "parse_rows",
+    "rows_to_table",
+    "table_to_rows",
+]
+
+ROW_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("label", pa.int64(), nullable=False),
+        pa.field("class", pa.string()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("psnr", pa.float64()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int32()),
+        pa.field("source_sha256", pa.string()),
+    ]
+)
+"""Columns of ``shard-NNNNNN.parquet``, in this order."""
+
+MAX_PSNR = 100.0
+"""A rendering without any error has infinite PSNR; it is stored as 100 dB so that means stay finite."""
+
+MAX_EXPANSION = 256  # how many times its own size a Parquet file may claim to decompress to
+EXPANSION_FLOOR = 1 << 20  # ... which no small file needs to be asked
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one input.
+
+    Attributes:
+        key: unique in the dataset, lower case, no dots.
+        split: of the shard.
+        label: index in the manifest's class list, -1 without classes.
+        class_name: column ``class``; None without classes.
+        source: path relative to the source folder, posix.
+        width: true width in pixels after the EXIF turn; None where the input could not be read.
+        height: the same for the height.
+        psnr: of the stored set in dB; None where failed.
+        status: ``ok`` or ``failed``.
+        error: the reason where failed, else None.
+        shard: name of the shard.
+        row: number of the stored set within the shard; None where failed.
+        source_sha256: of the input's bytes, hexadecimal; None where it could not be read.
+    """
+
+    key: str
+    split: str
+    label: int
+    class_name: str | None
+    source: str
+    width: int | None
+    height: int | None
+    psnr: float | None
+    status: str
+    error: str | None
+    shard: str
+    row: int | None
+    source_sha256: str | None
+
+
+def rows_to_table(rows: Sequence[Row]) -> pa.Table:
+    """Return the rows as a table of ``ROW_SCHEMA``; an infinite PSNR becomes ``MAX_PSNR``.
+
+    Raises:
+        GvitError: a text that is no valid Unicode, as file names can be.
+    """
+    columns = list(zip(*(astuple(row) for row in rows), strict=True)) or [()] * len(ROW_SCHEMA)
+    psnr = ROW_SCHEMA.get_field_index("psnr")
+    columns[psnr] = tuple(None if value is None else min(float(value), MAX_PSNR) for value in columns[psnr])
+    try:
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, ROW_SCHEMA, strict=True)]
+    except UnicodeEncodeError as error:
+        raise GvitError(f"{error.object!r} is not valid Unicode: rename the file or folder") from error
+    return pa.Table.from_arrays(arrays, schema=ROW_SCHEMA)
+
+
+def table_to_rows(table: pa.Table) -> list[Row]:
+    """Return a table of ``ROW_SCHEMA`` as rows."""
+    return [Row(*values) for values in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return a table of ``ROW_SCHEMA`` as a Parquet file, the same bytes for the same rows."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table.combine_chunks(),
+        sink,
+        row_group_size=1 << 20,
+        version="2.6",
+        data_page_version="1.0",
+        use_dictionary=["split", "class", "status", "error", "shard"],
+        compression="zstd",
+        compression_level=3,
+        write_statistics=True,
+        store_schema=False,
+    )
+    return sink.getvalue().to_pybytes()
+
+
+def parse_rows(data: bytes, path: Path) -> pa.Table:
+    """Return the table in the bytes of a Parquet file, whatever they hold.
+
+    Raises:
+        DatasetError: naming ``path``: not Parquet, damaged, other columns, or a claim to be much larger
+            than its bytes can hold.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        claimed = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+        if not 0 <= claimed <= EXPANSION_FLOOR + MAX_EXPANSION * len(data):
+            raise DatasetError(f"{path}: claims {claimed} bytes of rows in a file of {len(data)} bytes")
+        if not file.schema_arrow.equals(ROW_SCHEMA):
+            raise DatasetError(f"{path}: has other columns than {', '.join(ROW_SCHEMA.names)}")
+        table = file.read()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DatasetError(f"{path}: is no readable Parquet file ({reason})") from error
+    return table
+
+
+def check_rows(table: pa.Table, *, shard: str, split: str, images: int, failed: int, path: Path) -> None:
+    """Check the rows of one shard against its counts.
+
+    Raises:
+        DatasetError: naming ``path`` and the first promise that the rows break.
+    """
+    status, row, psnr = (table[name].combine_chunks() for name in ("status", "row", "psnr"))
+    ok = pc.equal(status, "ok")
+    stored = row.filter(ok)
+    counts = (pc.sum(ok).as_py() or 0, pc.sum(pc.equal(status, "failed")).as_py() or 0)
+    promises: list[tuple[bool, str]] = [
+        (
+            counts == (images, failed),
+            f"{images} rows are ok and {failed} failed, not {counts[0]} and {counts[1]}",
+        ),
+        (table.num_rows == images + failed, "each status is ok or failed"),
+        (_all(pc.equal(table["shard"], shard)), f"each shard is {shard}"),
+        (_all(pc.equal(table["split"], split)), f"each split is {split}"),
+        (_all(pc.equal(pc.is_valid(row), ok)), "exactly the ok rows have a row number"),
+        (
+            _all(pc.equal(stored, pa.array(np.arange(images), pa.int32()))),
+            "stored sets are numbered in order",
+        ),
+        (_all(pc.is_finite(psnr.filter(ok))), "each ok row has a finite psnr"),
+        (
+            _all(pc.is_valid(table["error"].combine_chunks().filter(pc.invert(ok)))),
+            "each failed row has an error",
+        ),
+        (_all(pc.greater_equal(table["label"], -1)), "each label is -1 or more"),
+    ]
+    for kept, promise in promises:
+        if not kept:
+            raise DatasetError(f"{path}: the rows break the promise that {promise}; encode the shard again")
+
+
+def _all(values: Any) -> bool:  # noqa: ANN401
+    """Whether all are true; a null is not, and of none all are."""
+    return bool(pc.all(pc.fill_null(values, False), min_count=0).as_py())
