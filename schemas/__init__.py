@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .commit import atomic_write, commit_shard, sweep_temporaries, write_manifest
+from .dataset import Dataset, Sample, StoredBlock, open_dataset, read_rows
 from .encoding import ENCODINGS, Encoding, decode, default_encoding, encode, get_encoding
 from .errors import DatasetError, GvitError
 from .gaussians import (
@@ -32,6 +34,7 @@ from .manifest import (
 )
 from .rows import MAX_PSNR, ROW_SCHEMA, Row, rows_to_table, table_to_rows
 from .rule import RULE, BlendRule
+from .shards import BlockArrays, ShardReader, write_tar
 
 __all__ = [
     "BLOCK_ROWS",
@@ -48,6 +51,8 @@ __all__ = [
     "SCHEMA_VERSION",
     "BlendRule",
     "Block",
+    "BlockArrays",
+    "Dataset",
     "DatasetError",
     "DoneMark",
     "Encoding",
@@ -57,18 +62,28 @@ __all__ = [
     "Manifest",
     "PsnrSummary",
     "Row",
+    "Sample",
+    "ShardReader",
     "ShardSummary",
+    "StoredBlock",
+    "atomic_write",
     "build_manifest",
     "canonicalize",
     "check_gaussians",
+    "commit_shard",
     "decode",
     "default_encoding",
     "encode",
     "field_ranges",
     "get_encoding",
     "min_scale",
+    "open_dataset",
     "read_done_mark",
     "read_manifest",
+    "read_rows",
     "rows_to_table",
+    "sweep_temporaries",
     "table_to_rows",
+    "write_manifest",
+    "write_tar",
 ]

@@ -68,7 +68,7 @@ def _parse(kind: Any, value: Any, place: str) -> Any:  # noqa: ANN401
         return tuple(_parse(arguments[0], item, f"{place}[{i}]") for i, item in enumerate(items))
     if origin is dict:
         items = _expect(dict, value, place)
-        return {key: _parse(arguments[1], item, f"{place}.{key}") for key, item in items.items()}
+        return {_expect(str, key, place): _parse(arguments[1], items[key], f"{place}.{key}") for key in items}
     return _expect(kind, value, place)
 
 

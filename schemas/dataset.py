@@ -1,0 +1,297 @@
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false, reportAttributeAccessIssue=false
+"""Reading a dataset back: every set by index, by key, in blocks or many at once."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, SupportsIndex, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .encoding import ENCODINGS
+from .errors import DatasetError, GvitError
+from .files import check_file, read_file
+from .manifest import MANIFEST_NAME, DoneMark, Manifest, ShardSummary, read_done_mark, read_manifest
+from .rows import ROW_SCHEMA, check_rows, parse_rows
+from .shards import ShardReader
+
+__all__ = ["Dataset", "Sample", "StoredBlock", "open_dataset", "read_rows"]
+
+Indices = slice | Sequence[int] | npt.NDArray[np.integer[Any]]
+
+
+class Sample(NamedTuple):
+    """One image: its key, its set float32 ``[N, 9]``, and its label (-1 without classes)."""
+
+    key: str
+    gaussians: npt.NDArray[np.float32]
+    label: int
+
+
+class StoredBlock(NamedTuple):
+    """Consecutive sets as they are stored.
+
+    ``start`` is the index of the first, ``gaussians`` a read-only view ``[n, N, columns]`` in the storage
+    type, ``labels`` int64 ``[n]``.
+    """
+
+    start: int
+    gaussians: npt.NDArray[Any]
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    mark: DoneMark
+    table: pa.Table
+    reader: ShardReader
+
+
+def read_rows(dst: Path, mark: DoneMark) -> pa.Table:
+    """Return the rows of a shard that is done, checked against its done mark.
+
+    Raises:
+        DatasetError: the file is missing, damaged, or not what the done mark says.
+    """
+    path = dst / f"{mark.name}.parquet"
+    table = parse_rows(read_file(path, mark.parquet), path)
+    check_rows(table, shard=mark.name, split=mark.split, images=mark.images, failed=mark.failed, path=path)
+    return table
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Open a dataset that ``gvit encode`` has finished.
+
+    Reads manifest, done marks and rows; the sets stay on the disk until they are asked for, and are then
+    read through memory maps. ``gvit verify --deep`` compares the data itself with its checksums.
+
+    Raises:
+        DatasetError: it is missing, incomplete, damaged, or of another version.
+    """
+    dst = Path(path)
+    _require_complete(dst)
+    manifest = read_manifest(dst)
+    return Dataset(dst, manifest, [_open_shard(dst, manifest, summary) for summary in manifest.shards])
+
+
+def _require_complete(dst: Path) -> None:
+    if not dst.is_dir():
+        raise DatasetError(f"{dst} is not a folder: give the folder that gvit encode wrote")
+    if (dst / MANIFEST_NAME).exists():
+        return
+    if (dst / ".gvit").exists() or any(dst.glob("shard-*")):
+        raise DatasetError(
+            f"{dst} is not complete: run gvit encode again with the same arguments to finish it"
+        )
+    raise DatasetError(f"{dst} holds no gvit dataset: make one with gvit encode SRC {dst}")
+
+
+def _open_shard(dst: Path, manifest: Manifest, summary: ShardSummary) -> _Shard:
+    mark_path, tar = dst / f"{summary.name}.json", dst / f"{summary.name}.tar"
+    if not mark_path.exists():
+        raise DatasetError(
+            f"{dst} is not complete ({mark_path.name} is missing): "
+            "run gvit encode again with the same arguments to finish it"
+        )
+    mark = read_done_mark(dst, summary.name)
+    if mark.summary() != summary:
+        raise DatasetError(
+            f"{mark_path} is not the one that {MANIFEST_NAME} lists: "
+            "run gvit encode again with the same arguments to finish it"
+        )
+    check_file(tar, mark.tar)
+    table = read_rows(dst, mark)
+    if table.num_rows and pc.max(table["label"]).as_py() >= len(manifest.classes):
+        raise DatasetError(
+            f"{dst / summary.name}.parquet: has a label beyond the {len(manifest.classes)} classes"
+        )
+    encoding = ENCODINGS[manifest.encoding]
+    set_shape = (manifest.gaussians, encoding.columns)
+    return _Shard(
+        mark, table, ShardReader(tar, mark.tar, mark.blocks, dtype=encoding.dtype, set_shape=set_shape)
+    )
+
+
+class Dataset:
+    """A dataset, or one split of it: a sequence of samples, in the order of shards, then rows.
+
+    ``manifest`` always describes the whole dataset. Inputs that failed have a row but no set, and so no
+    index. It can be pickled (it is opened again on arrival), so data loaders may send it to their workers.
+    """
+
+    def __init__(
+        self, path: Path, manifest: Manifest, shards: Sequence[_Shard], split: str | None = None
+    ) -> None:
+        """Use ``open_dataset``."""
+        self.path = path
+        self.manifest = manifest
+        self._split = split
+        self._shards = tuple(shards)
+        blocks = [
+            (s, b, block.rows) for s, shard in enumerate(shards) for b, block in enumerate(shard.mark.blocks)
+        ]
+        table = np.array(blocks, dtype=np.int64).reshape(-1, 3)
+        self._block_shards, self._block_numbers, counts = table.T
+        self._block_starts = np.cumsum(counts) - counts
+        self._length = int(counts.sum())
+
+    def __repr__(self) -> str:
+        part = f", split={self._split!r}" if self._split else ""
+        return f"<Dataset {str(self.path)!r}{part}: {len(self)} sets of {self.manifest.gaussians} Gaussians>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self._split)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Sample | list[Sample]:
+        """Return a sample, counted from the end where negative, or a list of samples for a slice."""
+        if isinstance(index, slice):
+            places = range(*index.indices(len(self)))
+            sets, labels, keys = self.gaussians(index), self.labels, self.keys
+            return [Sample(keys[i], sets[n], int(labels[i])) for n, i in enumerate(places)]
+        place = operator.index(index)
+        (gaussians,) = self.gaussians([place])
+        return Sample(self.keys[place], gaussians, int(self.labels[place]))
+
+    def __iter__(self) -> Iterator[Sample]:
+        decode = ENCODINGS[self.manifest.encoding].decode
+        for start, stored, labels in self.blocks():
+            for n, gaussians in enumerate(decode(stored)):
+                yield Sample(self.keys[start + n], gaussians, int(labels[n]))
+
+    def by_key(self, key: str) -> Sample:
+        """Return the sample with a key.
+
+        Raises:
+            GvitError: there is none; the sentence gives the reason where the input failed.
+        """
+        place = self._places.get(key)
+        if place is not None:
+            return self[place]
+        reasons = self.failures.filter(pc.equal(self.failures["key"], key))["error"].to_pylist()
+        why = f"it could not be encoded ({reasons[0]})" if reasons else "list the keys with ds.keys"
+        raise GvitError(f"{self.path} has no set with the key {key!r}: {why}")
+
+    def gaussians(self, indices: Indices) -> npt.NDArray[np.float32]:
+        """Return decoded sets float32 ``[n, N, 9]``, a copy.
+
+        Args:
+            indices: a slice, or n integers in any order, repeated or negative as one likes.
+
+        Raises:
+            IndexError: an index out of range.
+            TypeError: indices that are no integers.
+            DatasetError: a shard is damaged.
+        """
+        return ENCODINGS[self.manifest.encoding].decode(self.stored(indices))
+
+    def stored(self, indices: Indices) -> npt.NDArray[Any]:
+        """Return sets ``[n, N, columns]`` in their storage type, a copy; else as ``gaussians``."""
+        wanted = self._resolve(indices)
+        encoding = ENCODINGS[self.manifest.encoding]
+        sets = np.empty((len(wanted), self.manifest.gaussians, encoding.columns), dtype=encoding.dtype)
+        block = np.searchsorted(self._block_starts, wanted, side="right") - 1
+        row = wanted - self._block_starts[block]
+        shard = self._block_shards[block]
+        order = np.argsort(shard, kind="stable")
+        bounds = np.flatnonzero(np.diff(shard[order], prepend=-1, append=-1))
+        for begin, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            places = order[begin:end]
+            reader = self._shards[shard[places[0]]].reader
+            sets[places] = reader.gather(self._block_numbers[block[places]], row[places])
+        return sets
+
+    def blocks(self) -> Iterator[StoredBlock]:
+        """Read the stored sets in order, block by block, without a copy.
+
+        Raises:
+            DatasetError: a shard is damaged.
+        """
+        places = zip(
+            self._block_starts.tolist(),
+            self._block_shards.tolist(),
+            self._block_numbers.tolist(),
+            strict=True,
+        )
+        for start, shard, number in places:
+            yield StoredBlock(start, *self._shards[shard].reader.read_block(number))
+
+    def split(self, name: str) -> Dataset:
+        """Return the sets of one split as a dataset that shares the memory maps of this one.
+
+        Raises:
+            GvitError: there is no such split; the sentence lists those that there are.
+        """
+        if name not in self.manifest.splits:
+            raise GvitError(
+                f"{self.path} has no split {name!r}: it has {', '.join(self.manifest.splits) or 'none'}"
+            )
+        return Dataset(self.path, self.manifest, [s for s in self._shards if s.mark.split == name], name)
+
+    @cached_property
+    def rows(self) -> pa.Table:
+        """Every input's row, those that failed too: a table of ``ROW_SCHEMA``."""
+        return pa.concat_tables([ROW_SCHEMA.empty_table(), *(shard.table for shard in self._shards)])
+
+    @cached_property
+    def failures(self) -> pa.Table:
+        """The rows of the inputs that failed."""
+        return self.rows.filter(pc.equal(self.rows["status"], "failed"))
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Label of each set: int64 ``[n]``, read-only, -1 without classes."""
+        labels = np.array(self._stored_rows["label"].to_numpy(), dtype=np.int64)
+        labels.flags.writeable = False
+        return labels
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Key of each set."""
+        return self._stored_rows["key"].to_pylist()
+
+    @cached_property
+    def _stored_rows(self) -> pa.Table:
+        return self.rows.filter(pc.equal(self.rows["status"], "ok"))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        places = {key: place for place, key in enumerate(self.keys)}
+        if len(places) != len(self):
+            raise DatasetError(
+                f"{self.path} has two sets with the same key: encode it again with --overwrite"
+            )
+        return places
+
+    def _resolve(self, indices: Indices) -> npt.NDArray[np.int64]:
+        """Return indices as int64 ``[n]`` from 0 on."""
+        if isinstance(indices, slice):
+            return np.arange(*indices.indices(len(self)), dtype=np.int64)
+        wanted = np.asarray(indices)
+        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
+            raise TypeError(
+                f"indices are a slice or a list of integers, not {wanted.dtype} {list(wanted.shape)}"
+            )
+        outside = (wanted < -len(self)) | (wanted >= len(self))
+        if outside.any():
+            raise IndexError(f"index {wanted[outside][0]} is out of range for {len(self)} sets")
+        wanted = wanted.astype(np.int64)
+        return np.where(wanted < 0, wanted + len(self), wanted)
+
+
+def _reopen(path: Path, split: str | None) -> Dataset:
+    dataset = open_dataset(path)
+    return dataset if split is None else dataset.split(split)

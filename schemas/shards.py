@@ -1,0 +1,214 @@
+"""Shard files: a plain tar of ``.npy`` pairs whose bytes are known before they are read.
+
+Everything around the arrays is determined by the block's first row, its shape and its type: a ustar header
+without time, owner or extension, and an ``.npy`` 1.0 header. So the same content gives the same bytes, and
+a reader compares the headers with the only right ones instead of trusting what a file says about itself.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import tarfile
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+
+from .errors import DatasetError
+from .files import open_regular
+from .manifest import BLOCK_ROWS, MAX_FIRST, Block, FileInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+__all__ = ["BlockArrays", "ShardReader", "write_tar"]
+
+LABEL_DTYPE = np.dtype("<i8")
+
+
+@dataclass(frozen=True, slots=True)
+class BlockArrays:
+    """A block to be stored.
+
+    Attributes:
+        first: the block's first row in the plan.
+        gaussians: encoded sets ``[n, N, columns]``, n from 1 to 256.
+        labels: int64 ``[n]``, -1 without classes.
+    """
+
+    first: int
+    gaussians: npt.NDArray[Any]
+    labels: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        shape = self.gaussians.shape
+        if len(shape) != 3 or not 1 <= shape[0] <= BLOCK_ROWS or min(shape) < 1:
+            raise ValueError(f"a block is [1..{BLOCK_ROWS}, N, columns], not {list(shape)}")
+        if self.gaussians.dtype.kind not in "fiu":
+            raise ValueError(f"a block holds plain numbers, not {self.gaussians.dtype}")
+        if self.labels.shape != shape[:1] or self.labels.dtype != np.int64:
+            raise ValueError(
+                f"labels are int64 [{shape[0]}], not {self.labels.dtype} {list(self.labels.shape)}"
+            )
+        if not 0 <= self.first <= MAX_FIRST:
+            raise ValueError(f"a block begins at row 0 to {MAX_FIRST} of the plan, not {self.first}")
+
+
+def write_tar(path: Path, blocks: Iterable[BlockArrays]) -> list[Block]:
+    """Write blocks, in the order of the plan, as a tar file, and flush it to the disk.
+
+    The bytes depend on the blocks alone: no times, no owners, no PAX headers. ``blocks`` is read once, one
+    block at a time.
+
+    Returns:
+        Where the data of each array begins.
+
+    Raises:
+        ValueError: blocks out of order, or of different shape or type.
+        OSError: the file cannot be written.
+    """
+    written: list[Block] = []
+    kind: tuple[Any, ...] | None = None
+    with path.open("wb") as file:
+        for block in blocks:
+            this_kind = (block.gaussians.dtype, block.gaussians.shape[1:])
+            if kind not in (None, this_kind) or (written and block.first <= written[-1].first):
+                raise ValueError(f"block {block.first} is out of order or of another shape or type")
+            kind = this_kind
+            gaussians_name, labels_name = _member_names(block.first)
+            gaussians_offset = _write_member(file, gaussians_name, block.gaussians)
+            labels_offset = _write_member(file, labels_name, block.labels)
+            written.append(Block(block.first, len(block.labels), gaussians_offset, labels_offset))
+        file.write(bytes(2 * tarfile.BLOCKSIZE))
+        file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
+        file.flush()
+        os.fsync(file.fileno())
+    return written
+
+
+def _member_names(first: int) -> tuple[str, str]:
+    return f"{first:08d}.gaussians.npy", f"{first:08d}.label.npy"
+
+
+def _member_head(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return all that stands in the tar before an array's data: the only right bytes."""
+    header = io.BytesIO()
+    layout = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, layout)
+    member = tarfile.TarInfo(name)  # mode 0644; time, user and group 0
+    member.size = len(header.getvalue()) + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    return member.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict") + header.getvalue()
+
+
+def _write_member(file: io.BufferedWriter, name: str, array: npt.NDArray[Any]) -> int:
+    """Append one array and return the offset of its data."""
+    stored = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    file.write(_member_head(name, stored.dtype, stored.shape))
+    offset = file.tell()
+    file.write(stored.data)
+    file.write(bytes(-file.tell() % tarfile.BLOCKSIZE))
+    return offset
+
+
+class ShardReader:
+    """Reads arrays of one tar file where the done mark says that they are, without a copy.
+
+    The file is mapped at the first read. A block's headers are compared with the only right ones before its
+    data is handed out for the first time; every read stays inside the file. (A file that is cut short
+    *while* it is mapped kills the process with SIGBUS: shards are replaced by renaming, never in place.)
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        expected: FileInfo,
+        blocks: tuple[Block, ...],
+        *,
+        dtype: np.dtype[Any],
+        set_shape: tuple[int, int],
+    ) -> None:
+        """Prepare to read ``blocks`` of stored sets ``set_shape = (N, columns)`` of type ``dtype``."""
+        self.path = path
+        self.blocks = blocks
+        self._expected = expected
+        self._dtype = dtype
+        self._set_shape = set_shape
+        self._checked = np.zeros(len(blocks), dtype=bool)
+        self._offsets = np.array([block.gaussians_offset for block in blocks], dtype=np.int64)
+
+    @cached_property
+    def _memory(self) -> mmap.mmap:
+        with open_regular(self.path) as file:
+            length = os.fstat(file.fileno()).st_size
+            if length != self._expected.bytes or not length:
+                raise self._damaged(f"it has {length} bytes, not {self._expected.bytes}")
+            try:
+                return mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
+            except OSError as error:
+                raise DatasetError(f"{self.path} cannot be mapped into memory: {error}") from error
+
+    @cached_property
+    def _windows(self) -> npt.NDArray[Any]:
+        """Every possible set: a view ``[elements, N * columns]`` that begins at each element of the file."""
+        usable = len(self._memory) // self._dtype.itemsize
+        elements = np.frombuffer(self._memory, dtype=self._dtype, count=usable)
+        return sliding_window_view(elements, self._set_shape[0] * self._set_shape[1])
+
+    def check_block(self, number: int) -> None:
+        """Check that both arrays of a block are what the done mark says, once.
+
+        Raises:
+            DatasetError: the file is damaged, or the done mark is another file's.
+        """
+        if self._checked[number]:
+            return
+        block = self.blocks[number]
+        gaussians_name, labels_name = _member_names(block.first)
+        self._check_array(block.gaussians_offset, gaussians_name, self._dtype, (block.rows, *self._set_shape))
+        self._check_array(block.labels_offset, labels_name, LABEL_DTYPE, (block.rows,))
+        self._checked[number] = True
+
+    def _check_array(self, offset: int, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        end = offset + dtype.itemsize * int(np.prod(shape, dtype=object))
+        if end > len(self._memory):
+            raise self._damaged(f"{name} would end at byte {end} of {len(self._memory)}")
+        head = _member_head(name, dtype, shape)
+        if offset % dtype.itemsize or self._memory[max(0, offset - len(head)) : offset] != head:
+            raise self._damaged(f"no {name} of {dtype} {list(shape)} at byte {offset}")
+
+    def read_block(self, number: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """Return a block's stored sets ``[n, N, columns]`` and labels int64 ``[n]``: read-only views.
+
+        Raises:
+            DatasetError: as ``check_block``.
+        """
+        self.check_block(number)
+        block = self.blocks[number]
+        count = block.rows * self._set_shape[0] * self._set_shape[1]
+        sets = np.frombuffer(self._memory, self._dtype, count, block.gaussians_offset)
+        labels = np.frombuffer(self._memory, LABEL_DTYPE, block.rows, block.labels_offset)
+        return sets.reshape(block.rows, *self._set_shape), labels
+
+    def gather(self, numbers: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return stored sets ``[n, N, columns]``, a copy, given the block and the row in it of each.
+
+        Raises:
+            DatasetError: as ``check_block``.
+        """
+        for number in np.unique(numbers[~self._checked[numbers]]).tolist():
+            self.check_block(number)
+        set_elements = self._set_shape[0] * self._set_shape[1]
+        first_elements = self._offsets[numbers] // self._dtype.itemsize + rows * set_elements
+        return self._windows[first_elements].reshape(-1, *self._set_shape)
+
+    def _damaged(self, what: str) -> DatasetError:
+        return DatasetError(
+            f"{self.path} is damaged ({what}): "
+            "fetch it again, or delete its done mark and run gvit encode again"
+        )
