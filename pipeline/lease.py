@@ -1,0 +1,176 @@
+"""The lease: at most one live run writes into a dataset.
+
+`DST/.gvit/lease` names its holder by host, process id and the start of that process. On the holder's own
+machine a dead process is recognised for certain and its lease is taken over at once; from another machine
+only the age of the last heartbeat tells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import threading
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..schemas.errors import GvitError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["HEARTBEAT_SECONDS", "STALE_SECONDS", "Claim", "Holder", "Lease"]
+
+HEARTBEAT_SECONDS = 20.0
+"""How often a live holder touches its lease."""
+
+STALE_SECONDS = 120.0
+"""How old the last heartbeat of a holder on another host must be before its lease may be taken over."""
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_START_TICKS = 19  # index of `starttime` in /proc/PID/stat, counted after the parenthesised command
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lease: `start` tells apart processes of the same `pid`; `token` is unique per lease."""
+
+    host: str
+    pid: int
+    start: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a worker carries to check the lease under which it works; it can be sent to another process."""
+
+    path: Path
+    token: str
+
+    def still_ours(self) -> bool:
+        """Tell whether the lease on disk is the one that this claim was handed out under.
+
+        Raises:
+            FileNotFoundError: The whole folder is gone.
+        """
+        holder = _read(self.path)
+        if holder is None and not self.path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "it was removed", str(self.path))
+        return holder is not None and holder.token == self.token
+
+
+class Lease:
+    """The right to write into one dataset, held from `acquire` to `release` or for the body of a `with`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "lease"
+        self._lock_path = folder / "lease.lock"
+        self._holder = _this_process()
+        self._released = threading.Event()
+        self._heart: threading.Thread | None = None
+
+    @property
+    def claim(self) -> Claim:
+        """The claim for workers; its token also names this run's attempts at writing files."""
+        return Claim(self._path, self._holder.token)
+
+    def acquire(self) -> None:
+        """Take the lease, at once where its holder is dead.
+
+        Raises:
+            GvitError: Another run holds it.
+            OSError: The folder cannot be written.
+        """
+        with self._locked() as now:
+            current = _read(self._path)
+            if current is not None and self._alive(current, now):
+                raise GvitError(_refusal(self._path.parent.parent, current))
+            temporary = self._path.with_name(f"lease.{self._holder.token}.tmp")
+            temporary.write_text(json.dumps(asdict(self._holder)) + "\n")
+            temporary.replace(self._path)
+        self._heart = threading.Thread(target=self._beat, name="gvit-lease", daemon=True)
+        self._heart.start()
+
+    def release(self) -> None:
+        """Give the lease back; does nothing where it is not ours any more."""
+        self._released.set()
+        if self._heart is not None:
+            self._heart.join()
+        with contextlib.suppress(OSError), self._locked():
+            if self.claim.still_ours():
+                self._path.unlink()
+
+    def __enter__(self) -> Lease:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Generator[float]:
+        """Keep two starting runs from taking over one dead lease both; yields the file system's own time."""
+        with self._lock_path.open("w") as lock:
+            with contextlib.suppress(OSError):  # a file system without locks: the race is all that is lost
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            os.utime(self._lock_path)
+            yield self._lock_path.stat().st_mtime
+
+    def _alive(self, holder: Holder, now: float) -> bool:
+        if holder.host == self._holder.host:
+            return _start_of(holder.pid) == holder.start
+        return now - self._path.stat().st_mtime < STALE_SECONDS
+
+    def _beat(self) -> None:
+        while not self._released.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(
+                OSError
+            ):  # a missed beat is no reason to stop; the commit checks the lease
+                if self.claim.still_ours():
+                    os.utime(self._path)
+
+
+def _this_process() -> Holder:
+    start = _start_of(os.getpid())
+    return Holder(socket.gethostname(), os.getpid(), start or "", uuid.uuid4().hex)
+
+
+def _refusal(destination: Path, holder: Holder) -> str:
+    where = "this machine" if holder.host == socket.gethostname() else f"host {holder.host}"
+    return (
+        f"{destination} is being encoded by process {holder.pid} on {where}; "
+        "wait for it, stop it, or choose another folder"
+    )
+
+
+def _read(path: Path) -> Holder | None:
+    """Read a lease; a damaged one (a disk that was full, a power cut) has no holder."""
+    try:
+        fields = json.loads(path.read_bytes())
+        return Holder(str(fields["host"]), int(fields["pid"]), str(fields["start"]), str(fields["token"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _start_of(pid: int) -> str | None:
+    """Return what tells this process from a later one of the same id, or None where no such process lives."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        fields = stat.rpartition(")")[2].split()
+        return None if fields[0] == "Z" else f"{_BOOT_ID.read_text().strip()}:{fields[_START_TICKS]}"
+    except OSError:
+        return None if Path("/proc/self/stat").exists() else _start_by_ps(pid)
+
+
+def _start_by_ps(pid: int) -> str | None:
+    """`_start_of` for systems without /proc."""
+    command = ["ps", "-o", "lstart=", "-p", str(pid)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return found.stdout.strip() or None
