@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from .errors import GvitError
 from .files import open_regular
 from .json_codec import to_json
-from .manifest import MANIFEST_NAME, Block, DoneMark, FileInfo, Manifest
+from .manifest import MANIFEST_NAME, Block, DoneMark, FileInfo, Manifest, check_shard_name
 from .rows import Row, check_rows, parquet_bytes, rows_to_table
 from .shards import BlockArrays, write_tar
 
@@ -82,6 +82,7 @@ def commit_shard(
         DatasetError: rows and blocks do not belong together.
         OSError: a file could not be written.
     """
+    check_shard_name(name)
     if not ATTEMPT.fullmatch(attempt):
         raise ValueError(f"an attempt is named by letters, digits, - and _, not {attempt!r}")
     tar, parquet, mark_path = (dst / f"{name}.{suffix}" for suffix in ("tar", "parquet", "json"))

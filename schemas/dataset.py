@@ -114,9 +114,9 @@ def _open_shard(dst: Path, manifest: Manifest, summary: ShardSummary) -> _Shard:
         )
     encoding = ENCODINGS[manifest.encoding]
     set_shape = (manifest.gaussians, encoding.columns)
-    return _Shard(
-        mark, table, ShardReader(tar, mark.tar, mark.blocks, dtype=encoding.dtype, set_shape=set_shape)
-    )
+    reader = ShardReader(tar, mark.tar, mark.blocks, dtype=encoding.dtype, set_shape=set_shape)
+    reader.check_extents()
+    return _Shard(mark, table, reader)
 
 
 class Dataset:

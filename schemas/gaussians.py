@@ -81,12 +81,14 @@ def canonicalize(gaussians: npt.ArrayLike) -> npt.NDArray[np.float32]:
     swapped = sx < sy
     canonical[..., SX] = np.where(swapped, sy, sx)
     canonical[..., SY] = np.where(swapped, sx, sy)
+    theta = canonical[..., THETA].astype(np.float64) + np.where(swapped, math.pi / 2, 0.0)
+    turned = swapped | (theta < -math.pi / 2) | (theta >= math.pi / 2)
     with np.errstate(invalid="ignore"):  # an infinite angle becomes NaN; check_gaussians names it
-        theta = canonical[..., THETA].astype(np.float64) + np.where(swapped, math.pi / 2, 0.0)
         theta -= math.pi * np.floor((theta + math.pi / 2) / math.pi)
     # float32(pi/2) lies above pi/2, so a value next to either end may round out of the range
     limit = np.nextafter(np.float32(math.pi / 2), np.float32(0))
-    canonical[..., THETA] = np.clip(theta.astype(np.float32), -limit, limit)
+    wrapped = np.clip(theta.astype(np.float32), -limit, limit)
+    canonical[..., THETA] = np.where(turned, wrapped, canonical[..., THETA])
     return canonical
 
 
@@ -113,14 +115,13 @@ def check_gaussians(array: npt.NDArray[Any], size: int) -> None:
         *place, column = (int(i) for i in np.argwhere(~inside)[0])
         end = ")" if column == THETA else "]"
         wanted = f"[{low[column]:.7g}, {high[column]:.7g}{end}"
-        raise DatasetError(
-            f"{_place(place)}: {FIELDS[column]} = {values[(*place, column)]} is not in {wanted}"
-        )
+        value = values[(*place, column)]
+        raise DatasetError(f"{_place(place)}: {FIELDS[column]} = {value:.7g} is not in {wanted}")
     thin = values[..., SX] < values[..., SY]
     if thin.any():
         place = [int(i) for i in np.argwhere(thin)[0]]
         sx, sy = values[(*place, SX)], values[(*place, SY)]
-        raise DatasetError(f"{_place(place)}: sx = {sx} is not in [sy, {MAX_SCALE:g}] with sy = {sy}")
+        raise DatasetError(f"{_place(place)}: sx = {sx:.7g} is less than sy = {sy:.7g}")
 
 
 def _place(place: list[int]) -> str:

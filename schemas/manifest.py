@@ -35,6 +35,7 @@ __all__ = [
     "PsnrSummary",
     "ShardSummary",
     "build_manifest",
+    "check_shard_name",
     "read_done_mark",
     "read_manifest",
 ]
@@ -45,6 +46,8 @@ BLOCK_ROWS = 256
 """Entries of the plan in a block; a block stores at most as many sets."""
 
 MAX_FIRST = 10**8 - 1  # member names carry eight digits
+MAX_SIZE = 1 << 16  # of a canvas in pixels, and ...
+MAX_GAUSSIANS = 1 << 20  # ... in a set: beyond is damage, and no reason to allocate
 SHARD_NAME = re.compile(r"shard-[0-9]{6}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 Document = TypeVar("Document")
@@ -100,6 +103,7 @@ class ShardSummary:
 
     def __post_init__(self) -> None:
         _check_shard(self.name, self.images, self.failed)
+        FileInfo(self.bytes, self.sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +200,8 @@ class Manifest:
 
     def __post_init__(self) -> None:
         newer = "install the gvit that wrote it"
-        _require(self.gaussians >= 1, f"gaussians must be at least 1, not {self.gaussians}")
-        _require(self.size >= 1, f"size must be at least 1, not {self.size}")
+        _require(1 <= self.gaussians <= MAX_GAUSSIANS, f"gaussians cannot be {self.gaussians}")
+        _require(1 <= self.size <= MAX_SIZE, f"size cannot be {self.size}")
         _require(self.fields == FIELDS, f"its fields are not {', '.join(FIELDS)}: {newer}")
         _require(self.encoding in ENCODINGS, f"its encoding {self.encoding!r:.40} is unknown: {newer}")
         _require(self.render == RULE, f"its blend rule is not {RULE.rule} of this version: {newer}")
@@ -211,8 +215,17 @@ class Manifest:
         _require(self.splits == _count_splits(self.shards), "its splits are not those of its shards")
 
 
-def _check_shard(name: str, images: int, failed: int) -> None:
+def check_shard_name(name: str) -> None:
+    """Check that a name is ``shard-NNNNNN``, and so no path.
+
+    Raises:
+        DatasetError: it is not.
+    """
     _require(SHARD_NAME.fullmatch(name) is not None, f"{name!r:.60} is not a shard's name (shard-000000)")
+
+
+def _check_shard(name: str, images: int, failed: int) -> None:
+    check_shard_name(name)
     _require(images >= 0, f"images must be at least 0, not {images}")
     _require(failed >= 0, f"failed must be at least 0, not {failed}")
 
@@ -293,6 +306,7 @@ def read_done_mark(dst: Path, shard: str) -> DoneMark:
     Raises:
         DatasetError: it is missing (the shard is not done), damaged, of another version or another shard's.
     """
+    check_shard_name(shard)
     mark = _read(DoneMark, dst / f"{shard}.json")
     if mark.name != shard:
         raise DatasetError(

@@ -160,6 +160,23 @@ class ShardReader:
         elements = np.frombuffer(self._memory, dtype=self._dtype, count=usable)
         return sliding_window_view(elements, self._set_shape[0] * self._set_shape[1])
 
+    def check_extents(self) -> None:
+        """Check, without reading the file, that the blocks lie one after the other within its length.
+
+        Raises:
+            DatasetError: they do not.
+        """
+        set_bytes = self._dtype.itemsize * self._set_shape[0] * self._set_shape[1]
+        end = 0
+        for block in self.blocks:
+            for begin, size in (
+                (block.gaussians_offset, block.rows * set_bytes),
+                (block.labels_offset, block.rows * LABEL_DTYPE.itemsize),
+            ):
+                if begin < end or begin + size > self._expected.bytes:
+                    raise self._damaged(f"block {block.first} cannot be at byte {begin}")
+                end = begin + size
+
     def check_block(self, number: int) -> None:
         """Check that both arrays of a block are what the done mark says, once.
 
@@ -175,9 +192,6 @@ class ShardReader:
         self._checked[number] = True
 
     def _check_array(self, offset: int, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-        end = offset + dtype.itemsize * int(np.prod(shape, dtype=object))
-        if end > len(self._memory):
-            raise self._damaged(f"{name} would end at byte {end} of {len(self._memory)}")
         head = _member_head(name, dtype, shape)
         if offset % dtype.itemsize or self._memory[max(0, offset - len(head)) : offset] != head:
             raise self._damaged(f"no {name} of {dtype} {list(shape)} at byte {offset}")
