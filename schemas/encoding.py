@@ -18,6 +18,11 @@ __all__ = ["ENCODINGS", "Encoding", "decode", "default_encoding", "encode", "get
 
 FLOAT16_MAX_SIZE = 512  # above, half-precision centres are coarser than a tenth of a pixel
 
+WIDEN_STEP = 1 << 16  # values that stay in a core's cache from one pass to the next
+HALF_BITS = np.int32(0x0FFFE000 - (1 << 31))  # in a float32's bits: the sign, and fifteen of a half
+HALF_TO_FLOAT = np.float32(2.0**112)
+BEYOND_HALF = 65536.0
+
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
@@ -51,9 +56,27 @@ def _float_encoding(dtype: str, max_size: int | None) -> Encoding:
         return np.where(np.isfinite(gaussians), clipped, np.nan).astype(kind)
 
     def decode_floats(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        return stored.astype(np.float32)
+        return _widen(stored) if kind.itemsize == 2 else stored.astype(np.float32)
 
     return Encoding(kind.name, kind, NUM_FIELDS, max_size, encode_floats, decode_floats)
+
+
+def _widen(halves: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+    """Return float16 as float32, exactly: ``astype`` at a multiple of its speed.
+
+    The bits of a half, moved to the place of a float's, are that number times 2^-112.
+    """
+    wide = np.empty(halves.shape, dtype=np.float32)
+    source, target = np.ascontiguousarray(halves).reshape(-1), wide.reshape(-1)
+    for begin in range(0, source.size, WIDEN_STEP):
+        piece, floats = source[begin : begin + WIDEN_STEP], target[begin : begin + WIDEN_STEP]
+        bits = floats.view(np.int32)
+        np.left_shift(piece.view(np.int16), 13, out=bits, dtype=np.int32)
+        np.bitwise_and(bits, HALF_BITS, out=bits)  # drops the copies of the sign between sign and exponent
+        np.multiply(floats, HALF_TO_FLOAT, out=floats)
+        if max(floats.max(), -floats.min()) >= BEYOND_HALF:  # infinite or NaN, whose exponent is special
+            floats[:] = piece
+    return wide
 
 
 def _representable_ranges(dtype: np.dtype[Any], size: int) -> list[npt.NDArray[np.float32]]:

@@ -95,10 +95,19 @@ def test_a_value_that_is_not_finite_is_found_after_storing_and_spoils_no_neighbo
 
 
 def test_every_half_precision_number_decodes_exactly():
-    every = np.arange(1 << 16, dtype=np.uint16)[: (1 << 16) // 9 * 9].view("<f2")
-    tail = np.arange((1 << 16) - 9, 1 << 16).astype(np.uint16).view("<f2")
-    for stored in (every.reshape(-1, 9), tail.reshape(1, 9)):
-        np.testing.assert_array_equal(decode(stored, "float16"), stored.astype(np.float32))
+    every = np.arange(1 << 16, dtype=np.uint16).view("<f2")
+    finite, special = every[np.isfinite(every)], every[~np.isfinite(every)]
+    stored = np.resize(finite, (1, 20_000, 9))  # more than once around
+    assert decode(stored, "float16").tobytes() == stored.astype(np.float32).tobytes()
+    for value in special:
+        stored[0, 7, 3] = value
+        np.testing.assert_array_equal(decode(stored[:, :9], "float16"), stored[:, :9].astype(np.float32))
+
+
+def test_a_view_with_gaps_is_decoded_and_stored():
+    gaussians = np.random.default_rng(0).random((6, 8, 9)).astype(np.float32)[::2, ::3]
+    stored = encode(gaussians, "float16", 224)
+    np.testing.assert_array_equal(decode(stored[:, ::2], "float16"), stored[:, ::2].astype(np.float32))
 
 
 @given(
