@@ -1,0 +1,189 @@
+"""Decode: the bytes of an image file to the pinned target of a fit.
+
+The decode pool's processes import this module, so it imports nothing but Pillow and numpy.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import stat
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+# Pillow loads these two only after a first failure, and then loads every decoder that it has.
+from PIL import TiffImagePlugin as _TiffImagePlugin  # noqa: F401  # pyright: ignore[reportUnusedImport]
+from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from numpy.typing import NDArray
+
+__all__ = ["MAX_PIXELS", "Crop", "DecodeError", "Decoded", "decode_image", "read_image"]
+
+Crop = Literal["none", "center"]
+
+MAX_PIXELS = 2**28
+"""An image whose header declares more pixels is refused before any of them is decoded."""
+
+# Named, so that nothing else that Pillow knows (PostScript runs a program) is tried on a stranger's file.
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_READ_ERRORS = {
+    errno.ENOENT: "it does not exist",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+    errno.EISDIR: "it is a folder",
+    errno.ELOOP: "it is a link that leads to itself",
+}
+
+
+class DecodeError(Exception):
+    """An image that cannot be decoded; `str(error)` is a short fixed reason without any path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The target of a fit.
+
+    Attributes:
+        pixels: uint8 `[S, S, 3]`, sRGB.
+        width: Of the upright image in pixels, before any crop.
+        height: Likewise.
+        sha256: Of the file's bytes, in hex.
+    """
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+    sha256: str
+
+
+def read_image(path: str | os.PathLike[str]) -> bytes:
+    """Read a regular file whole; never waits for a pipe or device that is named like an image.
+
+    Raises:
+        DecodeError: It cannot be read.
+    """
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise DecodeError("the file cannot be read: it is no regular file")
+            return file.read()
+    except OSError as error:
+        # Not strerror: its words differ between systems, while rows are promised the same bytes.
+        code = error.errno or 0
+        why = _READ_ERRORS.get(code) or errno.errorcode.get(code, "unknown error")
+        raise DecodeError(f"the file cannot be read: {why}") from error
+
+
+def decode_image(data: bytes, size: int, crop: Crop = "none") -> Decoded:
+    """Decode an image to the pinned target: upright, 8-bit RGB, Pillow BICUBIC to `size` x `size`.
+
+    Transparent pixels are composited over white, 16-bit gray is scaled to 8 bits, of an animation the first
+    frame is taken, and embedded colour profiles are ignored. Bytes tell the format, not a name.
+
+    Args:
+        data: The file's bytes: JPEG, PNG, GIF, WebP, TIFF, BMP or PPM.
+        size: S, the side of the target in pixels.
+        crop: "none" squeezes the whole image onto the square, "center" takes the largest centred square.
+
+    Raises:
+        DecodeError: The bytes are no such image, are damaged, declare more than 2^28 pixels, or hold pixels
+            that have no meaning as RGB.
+        MemoryError: There is not enough memory for the full-size image.
+    """
+    if not data:
+        raise DecodeError("the file is empty")
+    with _fixed_reasons():
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            image.load()
+            upright = _turned_upright(_to_rgb(image), _orientation(image))
+        width, height = upright.size
+        whole = upright if crop == "none" else _center_square(upright)
+        pixels = np.array(whole.resize((size, size), Image.Resampling.BICUBIC))
+    return Decoded(pixels, width, height, hashlib.sha256(data).hexdigest())
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+@contextmanager
+def _fixed_reasons() -> Generator[None]:
+    """Give what decoders raise on bad bytes a fixed reason, and let Pillow refuse at our number of pixels."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except (DecodeError, MemoryError):
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DecodeError("the image declares more than 2^28 pixels") from error
+    except UnidentifiedImageError as error:
+        raise DecodeError("the file is not an image of a known format") from error
+    except (
+        Exception
+    ) as error:  # on damaged bytes decoders raise nearly anything: OSError, SyntaxError, KeyError
+        raise DecodeError("the image is truncated or damaged") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return _from_gray16(image)
+    if image.mode in ("I", "F"):
+        raise DecodeError("pixels of 32-bit integers or floats have no fixed range")
+    try:
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    except ValueError as error:
+        raise DecodeError(f"pixels of colour mode {image.mode} cannot be converted to RGB") from error
+
+
+def _from_gray16(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion clips at 255. This is round(v / 257) without leaving 16 bits.
+    values = np.asarray(image).astype(np.uint16)
+    gray = (values - (values >> 8) + 128) >> 8
+    return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+
+
+def _orientation(image: Image.Image) -> object:
+    try:
+        return image.getexif().get(_ORIENTATION_TAG)
+    except Exception:  # damaged metadata does not make the pixels any worse
+        return None
+
+
+def _turned_upright(image: Image.Image, orientation: object) -> Image.Image:
+    # Not ImageOps.exif_transpose: it also rewrites the metadata, and fails where some other tag is damaged.
+    method = _UPRIGHT.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def _center_square(image: Image.Image) -> Image.Image:
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
