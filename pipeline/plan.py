@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..schemas.errors import GvitError
+from ..schemas.manifest import BLOCK_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCK_SIZE", "BlockPlan", "Plan", "ShardPlan", "auto_shard_size", "make_plan"]
 
-BLOCK_SIZE = 256
-"""Plan rows in a block, the unit of fitting, journaling and storage."""
+BLOCK_SIZE = BLOCK_ROWS
+"""Plan rows in a block, 256: the unit of fitting, journaling and storage."""
 
 _AUTO_SHARDS = 32  # about so many shards when nobody says otherwise
 _MAX_AUTO_SHARD_SIZE = 8192
