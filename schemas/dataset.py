@@ -7,6 +7,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex, overload
 
@@ -15,15 +16,25 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .encoding import ENCODINGS
+from .encoding import ENCODINGS, decode
 from .errors import DatasetError, GvitError
 from .files import check_file, read_file
-from .manifest import MANIFEST_NAME, DoneMark, Manifest, ShardSummary, read_done_mark, read_manifest
+from .gaussians import NUM_FIELDS
+from .manifest import (
+    BLOCK_ROWS,
+    MANIFEST_NAME,
+    DoneMark,
+    Manifest,
+    ShardSummary,
+    read_done_mark,
+    read_manifest,
+)
 from .rows import ROW_SCHEMA, check_rows, parse_rows
 from .shards import ShardReader
 
 __all__ = ["Dataset", "Sample", "StoredBlock", "open_dataset", "read_rows"]
 
+GATHER_SETS = 64  # copied per call: larger temporaries cost fresh memory each time
 Indices = slice | Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
@@ -135,11 +146,15 @@ class Dataset:
         self._split = split
         self._shards = tuple(shards)
         blocks = [
-            (s, b, block.rows) for s, shard in enumerate(shards) for b, block in enumerate(shard.mark.blocks)
+            (s, b, block.rows, block.gaussians_offset)
+            for s, shard in enumerate(shards)
+            for b, block in enumerate(shard.mark.blocks)
         ]
-        table = np.array(blocks, dtype=np.int64).reshape(-1, 3)
-        self._block_shards, self._block_numbers, counts = table.T
+        columns = np.array(blocks, dtype=np.int64).reshape(-1, 4).T.copy()
+        self._block_shards, self._block_numbers, counts, offsets = columns
         self._block_starts = np.cumsum(counts) - counts
+        self._block_elements = offsets // ENCODINGS[manifest.encoding].dtype.itemsize
+        self._block_checked = np.zeros(len(blocks), dtype=bool)
         self._length = int(counts.sum())
 
     def __repr__(self) -> str:
@@ -167,9 +182,8 @@ class Dataset:
         return Sample(self.keys[place], gaussians, int(self.labels[place]))
 
     def __iter__(self) -> Iterator[Sample]:
-        decode = ENCODINGS[self.manifest.encoding].decode
         for start, stored, labels in self.blocks():
-            for n, gaussians in enumerate(decode(stored)):
+            for n, gaussians in enumerate(decode(stored, self.manifest.encoding)):
                 yield Sample(self.keys[start + n], gaussians, int(labels[n]))
 
     def by_key(self, key: str) -> Sample:
@@ -185,34 +199,68 @@ class Dataset:
         why = f"it could not be encoded ({reasons[0]})" if reasons else "list the keys with ds.keys"
         raise GvitError(f"{self.path} has no set with the key {key!r}: {why}")
 
-    def gaussians(self, indices: Indices) -> npt.NDArray[np.float32]:
+    def gaussians(
+        self, indices: Indices, *, out: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[np.float32]:
         """Return decoded sets float32 ``[n, N, 9]``, a copy.
 
         Args:
             indices: a slice, or n integers in any order, repeated or negative as one likes.
+            out: where to write them, contiguous; saves a loop the cost of fresh memory for every batch.
 
         Raises:
             IndexError: an index out of range.
             TypeError: indices that are no integers.
+            ValueError: ``out`` has another shape or type.
             DatasetError: a shard is damaged.
         """
-        return ENCODINGS[self.manifest.encoding].decode(self.stored(indices))
-
-    def stored(self, indices: Indices) -> npt.NDArray[Any]:
-        """Return sets ``[n, N, columns]`` in their storage type, a copy; else as ``gaussians``."""
         wanted = self._resolve(indices)
         encoding = ENCODINGS[self.manifest.encoding]
-        sets = np.empty((len(wanted), self.manifest.gaussians, encoding.columns), dtype=encoding.dtype)
+        sets = self._output(out, (len(wanted), self.manifest.gaussians, NUM_FIELDS), np.dtype(np.float32))
+        shape = (min(len(wanted), BLOCK_ROWS), self.manifest.gaussians, encoding.columns)
+        buffer = np.empty(shape, dtype=encoding.dtype)
+        for begin in range(0, len(wanted), BLOCK_ROWS):
+            part = wanted[begin : begin + BLOCK_ROWS]
+            self._gather(part, buffer[: len(part)])
+            encoding.decode(buffer[: len(part)], sets[begin : begin + BLOCK_ROWS])
+        return sets
+
+    def _output(
+        self, out: npt.NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> npt.NDArray[Any]:
+        if out is None:
+            return np.empty(shape, dtype=dtype)
+        if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+            found = f"{out.dtype} {list(out.shape)}"
+            raise ValueError(f"out must be contiguous {dtype} {list(shape)}, not {found}")
+        return out
+
+    def stored(self, indices: Indices, *, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Return sets ``[n, N, columns]`` in their storage type; else as ``gaussians``."""
+        wanted = self._resolve(indices)
+        encoding = ENCODINGS[self.manifest.encoding]
+        sets = self._output(out, (len(wanted), self.manifest.gaussians, encoding.columns), encoding.dtype)
+        self._gather(wanted, sets)
+        return sets
+
+    def _gather(self, wanted: npt.NDArray[np.int64], sets: npt.NDArray[Any]) -> None:
+        """Copy stored sets, one call per shard and ``GATHER_SETS``, into ``sets [n, N, columns]``."""
         block = np.searchsorted(self._block_starts, wanted, side="right") - 1
-        row = wanted - self._block_starts[block]
+        for number in np.unique(block[~self._block_checked[block]]).tolist():
+            self._shards[self._block_shards[number]].reader.check_block(int(self._block_numbers[number]))
+            self._block_checked[number] = True
+        set_elements = sets.shape[1] * sets.shape[2]
+        starts = self._block_elements[block] + (wanted - self._block_starts[block]) * set_elements
         shard = self._block_shards[block]
         order = np.argsort(shard, kind="stable")
-        bounds = np.flatnonzero(np.diff(shard[order], prepend=-1, append=-1))
-        for begin, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-            places = order[begin:end]
-            reader = self._shards[shard[places[0]]].reader
-            sets[places] = reader.gather(self._block_numbers[block[places]], row[places])
-        return sets
+        shard, starts = shard[order], starts[order]
+        flat = sets.reshape(len(sets), set_elements)
+        bounds = np.flatnonzero(np.diff(shard, prepend=-1, append=-1)).tolist()
+        for first, last in pairwise(bounds):
+            windows = self._shards[shard[first]].reader.windows
+            for begin in range(first, last, GATHER_SETS):
+                end = min(begin + GATHER_SETS, last)
+                flat[order[begin:end]] = windows[starts[begin:end]]
 
     def blocks(self) -> Iterator[StoredBlock]:
         """Read the stored sets in order, block by block, without a copy.

@@ -34,7 +34,7 @@ class Encoding:
         columns: length of the last axis of a stored array ``[..., N, columns]``.
         max_size: largest canvas in pixels that it is exact enough for, None for any.
         encode: (float32 ``[..., N, 9]``, size) -> stored ``[..., N, columns]``.
-        decode: stored ``[..., N, columns]`` -> float32 ``[..., N, 9]``.
+        decode: (stored ``[..., N, columns]``, out) writes float32 ``[..., N, 9]`` into ``out``, contiguous.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Encoding:
     columns: int
     max_size: int | None
     encode: Callable[[npt.NDArray[np.float32], int], npt.NDArray[Any]]
-    decode: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
+    decode: Callable[[npt.NDArray[Any], npt.NDArray[np.float32]], None]
 
 
 def _float_encoding(dtype: str, max_size: int | None) -> Encoding:
@@ -55,19 +55,18 @@ def _float_encoding(dtype: str, max_size: int | None) -> Encoding:
         clipped = np.clip(canonicalize(gaussians), low, high)
         return np.where(np.isfinite(gaussians), clipped, np.nan).astype(kind)
 
-    def decode_floats(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        return _widen(stored) if kind.itemsize == 2 else stored.astype(np.float32)
-
-    return Encoding(kind.name, kind, NUM_FIELDS, max_size, encode_floats, decode_floats)
+    return Encoding(kind.name, kind, NUM_FIELDS, max_size, encode_floats, _widen)
 
 
-def _widen(halves: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
-    """Return float16 as float32, exactly: ``astype`` at a multiple of its speed.
+def _widen(stored: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
+    """Write floats as float32, exactly; float16 at a multiple of the speed of numpy's own conversion.
 
     The bits of a half, moved to the place of a float's, are that number times 2^-112.
     """
-    wide = np.empty(halves.shape, dtype=np.float32)
-    source, target = np.ascontiguousarray(halves).reshape(-1), wide.reshape(-1)
+    if stored.dtype.itemsize != 2:
+        out[...] = stored
+        return
+    source, target = np.ascontiguousarray(stored).reshape(-1), out.reshape(-1)
     for begin in range(0, source.size, WIDEN_STEP):
         piece, floats = source[begin : begin + WIDEN_STEP], target[begin : begin + WIDEN_STEP]
         bits = floats.view(np.int32)
@@ -76,7 +75,6 @@ def _widen(halves: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
         np.multiply(floats, HALF_TO_FLOAT, out=floats)
         if max(floats.max(), -floats.min()) >= BEYOND_HALF:  # infinite or NaN, whose exponent is special
             floats[:] = piece
-    return wide
 
 
 def _representable_ranges(dtype: np.dtype[Any], size: int) -> list[npt.NDArray[np.float32]]:
@@ -150,4 +148,6 @@ def decode(stored: npt.NDArray[Any], encoding: str) -> npt.NDArray[np.float32]:
             f"{encoding} is stored as {chosen.dtype} [N, {chosen.columns}], "
             f"not {stored.dtype} {list(stored.shape)}"
         )
-    return chosen.decode(stored)
+    gaussians = np.empty((*stored.shape[:-1], NUM_FIELDS), dtype=np.float32)
+    chosen.decode(stored, gaussians)
+    return gaussians

@@ -139,8 +139,7 @@ class ShardReader:
         self._expected = expected
         self._dtype = dtype
         self._set_shape = set_shape
-        self._checked = np.zeros(len(blocks), dtype=bool)
-        self._offsets = np.array([block.gaussians_offset for block in blocks], dtype=np.int64)
+        self._checked = [False] * len(blocks)
 
     @cached_property
     def _memory(self) -> mmap.mmap:
@@ -154,8 +153,12 @@ class ShardReader:
                 raise DatasetError(f"{self.path} cannot be mapped into memory: {error}") from error
 
     @cached_property
-    def _windows(self) -> npt.NDArray[Any]:
-        """Every possible set: a view ``[elements, N * columns]`` that begins at each element of the file."""
+    def windows(self) -> npt.NDArray[Any]:
+        """Every run of elements as long as a set: a view ``[starts, N * columns]``.
+
+        ``windows[starts]`` copies many sets at once, given the element of the file at which each begins;
+        their blocks must have been checked.
+        """
         usable = len(self._memory) // self._dtype.itemsize
         elements = np.frombuffer(self._memory, dtype=self._dtype, count=usable)
         return sliding_window_view(elements, self._set_shape[0] * self._set_shape[1])
@@ -208,18 +211,6 @@ class ShardReader:
         sets = np.frombuffer(self._memory, self._dtype, count, block.gaussians_offset)
         labels = np.frombuffer(self._memory, LABEL_DTYPE, block.rows, block.labels_offset)
         return sets.reshape(block.rows, *self._set_shape), labels
-
-    def gather(self, numbers: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Return stored sets ``[n, N, columns]``, a copy, given the block and the row in it of each.
-
-        Raises:
-            DatasetError: as ``check_block``.
-        """
-        for number in np.unique(numbers[~self._checked[numbers]]).tolist():
-            self.check_block(number)
-        set_elements = self._set_shape[0] * self._set_shape[1]
-        first_elements = self._offsets[numbers] // self._dtype.itemsize + rows * set_elements
-        return self._windows[first_elements].reshape(-1, *self._set_shape)
 
     def _damaged(self, what: str) -> DatasetError:
         return DatasetError(
