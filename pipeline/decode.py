@@ -154,19 +154,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return _from_gray16(image)
     if image.mode in ("I", "F"):
         raise DecodeError("pixels of 32-bit integers or floats have no fixed range")
-    try:
-        if not image.has_transparency_data:
-            return image.convert("RGB")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    except ValueError as error:
-        raise DecodeError(f"pixels of colour mode {image.mode} cannot be converted to RGB") from error
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 def _from_gray16(image: Image.Image) -> Image.Image:
-    # Pillow's own conversion clips at 255. This is round(v / 257) without leaving 16 bits.
-    values = np.asarray(image).astype(np.uint16)
-    gray = (values - (values >> 8) + 128) >> 8
+    # Pillow's own conversion clips at 255.
+    gray = (np.asarray(image).astype(np.uint32) + 128) // 257
     return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
 
 
