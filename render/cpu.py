@@ -153,7 +153,7 @@ def render_one(gaussians: Floats, screen: Floats, space: Workspace, row: Floats,
     """Render one set [N, 9] into image [3, H, W]."""
     height, width = image.shape[1], image.shape[2]
     project(gaussians, height, width, screen)
-    bin_strips(screen, height, width, space.spans, space.counts)
+    bin_strips(screen, gaussians.shape[0], height, width, space)
     for strip in range((width + LANES - 1) // LANES):
         forward_strip(screen, strip, height, False, space)
         write_strip(strip, space, row, image)
@@ -166,7 +166,7 @@ def gradient_one(
     """dL/d(image) [3, H, W] of one set [N, 9] to dL/d(field) [N, 9]; blends again rather than remember."""
     height, width = image_gradient.shape[1], image_gradient.shape[2]
     project(gaussians, height, width, screen)
-    bin_strips(screen, height, width, space.spans, space.counts)
+    bin_strips(screen, gaussians.shape[0], height, width, space)
     space.moments[:] = 0
     for strip in range((width + LANES - 1) // LANES):
         position = forward_strip(screen, strip, height, True, space)

@@ -81,22 +81,23 @@ def make_workspace(num_gaussians: int, height: int, width: int, *, keep: bool = 
 
 
 @inlined
-def bin_strips(screen: Floats, height: int, width: int, spans: Ints, counts: Ints) -> int:
+def bin_strips(screen: Floats, count: int, height: int, width: int, space: Workspace) -> int:
     """List for every strip the Gaussians that reach it, front to back, with their rows.
 
     Args:
-        screen: [SCREEN_FIELDS, N]; Gaussians with opacity < alpha_min are left out.
+        screen: [SCREEN_FIELDS, >= count]; Gaussians with opacity < alpha_min are left out.
+        count: Gaussians in use.
         height: Rows of the image.
         width: Columns of the image.
-        spans: [strips, N, 3] out.
-        counts: [strips] out.
+        space: Scratch memory; its spans and counts are filled.
 
     Returns:
         The number of (row of a strip, Gaussian) pairs, sixteen pixels each.
     """
+    spans, counts = space.spans, space.counts
     counts[: (width + LANES - 1) // LANES] = 0
     pairs = 0
-    for i in range(screen.shape[1]):
+    for i in range(count):
         opacity = float(screen[8, i])
         if opacity < _ALPHA_MIN:
             continue
