@@ -1,0 +1,149 @@
+"""What an encode is asked to do: `EncodeConfig` defines the bytes, `RunConfig` only how they come about."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from ..schemas.encoding import ENCODINGS, default_encoding
+from ..schemas.errors import GvitError
+from ..schemas.manifest import SCHEMA_VERSION
+from .fit_config import FIT_VERSION, FitConfig
+from .plan import BLOCK_SIZE, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from .decode import Crop
+
+__all__ = ["CROPS", "DEVICES", "EncodeConfig", "Fingerprint", "RunConfig", "fingerprint", "usable_cores"]
+
+CROPS: tuple[Crop, ...] = ("none", "center")
+DEVICES = ("auto", "cpu", "cuda")
+
+_BATCH_PIXELS = (
+    2**25
+)  # of a batch in memory, decoded: 100 MB, and as much again for the batch that is decoded ahead
+_IMAGES_PER_THREAD = (
+    16  # in a batch on a CPU: the last ones leave threads idle, yet progress shows every few seconds
+)
+_THREADS_PER_DECODER = 4  # a fit takes some 20 times as long as a decode
+_MAX_DECODERS = 16
+
+Fingerprint = dict[str, str | int | float | bool | None]
+"""All that the bytes of a dataset depend on, by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """How to run: nothing here changes a byte of the result.
+
+    Attributes:
+        device: "auto", "cpu" or "cuda".
+        workers: CPU cores to fit on, at least 1; None takes all that this process may use.
+        batch_size: Images fitted at once, 1 to 256; None chooses.
+        retry_failed: Try images again that failed in an earlier run.
+        overwrite: Delete another dataset at the destination first.
+    """
+
+    device: str = "auto"
+    workers: int | None = None
+    batch_size: int | None = None
+    retry_failed: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("device", self.device, DEVICES)
+        _in_range("workers", self.workers, 1, 4096)
+        _in_range("batch size", self.batch_size, 1, BLOCK_SIZE)
+
+    @property
+    def threads(self) -> int:
+        """Threads that fit images on a CPU."""
+        return self.workers or usable_cores()
+
+    def decoders(self, device: str) -> int:
+        """Return the number of decoding processes: few beside a CPU fit, the cores' worth beside a GPU."""
+        wanted = self.threads - 1 if device == "cuda" else -(-self.threads // _THREADS_PER_DECODER)
+        return min(max(wanted, 1), _MAX_DECODERS)
+
+    def batch(self, size: int, device: str) -> int:
+        """Return how many images of size x size pixels to fit at once, 1 to 256."""
+        if self.batch_size is not None:
+            return self.batch_size
+        wanted = BLOCK_SIZE if device == "cuda" else self.threads * _IMAGES_PER_THREAD
+        return max(1, min(wanted, BLOCK_SIZE, _BATCH_PIXELS // size**2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeConfig:
+    """A folder of images, where its dataset goes, and what that dataset is to be.
+
+    Attributes:
+        source: The folder of images.
+        destination: The folder of the dataset; created where it does not exist.
+        fit: How many Gaussians, at which size, with how much work.
+        labels: A CSV file `path,label`, or None.
+        crop: "none" squeezes the whole image onto the square canvas, "center" its largest centred square.
+        store: A storage encoding, or None for the default at the fit's size.
+        shard_size: Images in a shard, at least 1; None chooses by the number of images.
+        run: How to run.
+    """
+
+    source: Path
+    destination: Path
+    fit: FitConfig
+    labels: Path | None = None
+    crop: Crop = "none"
+    store: str | None = None
+    shard_size: int | None = None
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        _one_of("crop", self.crop, CROPS)
+        _one_of("store", self.encoding, tuple(ENCODINGS))
+        limit = ENCODINGS[self.encoding].max_size
+        if limit is not None and self.fit.size > limit:
+            raise GvitError(
+                f"store {self.encoding} is too coarse for size {self.fit.size}; "
+                f"give a size up to {limit}, or store {default_encoding(self.fit.size)}"
+            )
+
+    @property
+    def encoding(self) -> str:
+        """The name of the storage encoding."""
+        return self.store or default_encoding(self.fit.size)
+
+
+def fingerprint(config: EncodeConfig, plan: Plan, classes: Sequence[str]) -> Fingerprint:
+    """Name all that the bytes of the dataset depend on; runs with equal fingerprints may share a dataset."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "fit_version": FIT_VERSION,
+        **asdict(config.fit),
+        "crop": config.crop,
+        "store": config.encoding,
+        "images": plan.images,
+        "classes": len(classes),
+        "shard_size": max(len(shard.entries) for shard in plan.shards),
+        "plan": plan.digest,
+    }
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise GvitError(f"{name} is {value!r}; give one of {', '.join(known)}")
+
+
+def _in_range(name: str, value: int | None, low: int, high: int) -> None:
+    if value is not None and not low <= value <= high:
+        raise GvitError(f"{name} is {value}; give a whole number from {low} to {high}, or auto")

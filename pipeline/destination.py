@@ -1,0 +1,113 @@
+"""The folder that a dataset goes to: what is there already, may it be used, and how to empty it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from ..schemas.errors import DatasetError, GvitError
+from .run_state import RunState, load_run_state
+
+__all__ = [
+    "DATASET_JSON",
+    "PRIVATE",
+    "README",
+    "clear_dataset",
+    "explain",
+    "holds_work",
+    "inspect_destination",
+]
+
+DATASET_JSON = "dataset.json"
+README = "README.md"
+PRIVATE = ".gvit"
+"""The folder below a dataset that is not part of it."""
+
+_OF_A_DATASET = re.compile(
+    r"dataset\.json|README\.md|shard-\d{6,}\.(tar|parquet|json)"  # finished
+    r"|\.(dataset\.json|README\.md|shard-\d{6,}\.(tar|parquet|json))\..+\.tmp"  # of a killed run
+)
+_KEPT_BY_CLEAR = frozenset({"lease", "lease.lock", "run.json"})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+def inspect_destination(destination: Path, *, overwrite: bool) -> RunState | None:
+    """Look what a folder holds, and change nothing: the state of a dataset, or None where it is free.
+
+    With `overwrite` a dataset whose state is lost or damaged counts as free too.
+
+    Raises:
+        GvitError: It is a file, holds something else, or a dataset that cannot be continued.
+    """
+    try:
+        names = sorted(path.name for path in destination.iterdir() if path.name != PRIVATE)
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError as error:
+        raise GvitError(f"{destination} is not a folder; give the folder that the dataset goes to") from error
+    try:
+        state = load_run_state(destination / PRIVATE / "run.json")
+    except DatasetError:
+        if overwrite:
+            return None
+        raise
+    if state is not None or not names:
+        return state
+    if not _is_dataset(destination):
+        raise GvitError(
+            f"{destination} is not empty and holds no gvit dataset (there is {', '.join(names[:3])}); "
+            "choose an empty or a new folder"
+        )
+    if not overwrite:
+        raise GvitError(
+            f"{destination} holds a dataset without its {PRIVATE} folder, so it cannot be continued; "
+            "choose another folder, or replace it with --overwrite"
+        )
+    return None
+
+
+def holds_work(destination: Path) -> bool:
+    """Tell whether any finished block or shard would be lost with the dataset."""
+    journal = destination / PRIVATE / "journal"
+    return any(destination.glob("shard-*")) or any(journal.glob("*/*"))
+
+
+def clear_dataset(destination: Path) -> None:
+    """Delete the files of a dataset and nothing else; `run.json` stays: a kill leaves a known folder."""
+    files = sorted(path for path in destination.iterdir() if _OF_A_DATASET.fullmatch(path.name))
+    # dataset.json goes last: it is what tells a half deleted dataset from somebody's tar files.
+    for path in sorted(files, key=lambda path: path.name == DATASET_JSON):
+        if not path.is_dir():
+            path.unlink()
+    for path in (destination / PRIVATE).iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in _KEPT_BY_CLEAR:
+            path.unlink()
+
+
+def explain(error: OSError, destination: Path) -> GvitError | None:
+    """Say in one sentence what a failed write to the destination means; None where it was no such write."""
+    if error.errno in _FULL:
+        return GvitError(
+            f"no space is left for {destination}; what is finished is safe: "
+            "free some space and run the same command again"
+        )
+    if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(destination):
+        return None
+    if error.errno in _READ_ONLY:
+        return GvitError(f"{destination} cannot be written ({error.strerror}); choose another folder")
+    return GvitError(f"{destination} cannot be used ({error.strerror}); choose another folder, or try again")
+
+
+def _is_dataset(destination: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        manifest = json.loads((destination / DATASET_JSON).read_bytes())
+        return isinstance(manifest, dict) and {"schema_version", "fields", "shards"} <= manifest.keys()
+    return False

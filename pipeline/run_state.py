@@ -1,0 +1,95 @@
+"""`DST/.gvit/run.json`: what the dataset there is made of, and when which run worked on it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from ..schemas.errors import DatasetError, GvitError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from .config import Fingerprint
+
+__all__ = ["RunRecord", "RunState", "check_same", "dump_run_state", "load_run_state"]
+
+_DIGEST_SHOWN = 12
+_MISSING = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run: when it started (UTC, ISO 8601), where and how, and what it got done in how many seconds."""
+
+    started: str
+    host: str
+    pid: int
+    engine: str
+    device: str
+    workers: int
+    seconds: float
+    images: int
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """The fingerprint of a dataset, whether --overwrite began it, and the runs so far."""
+
+    fingerprint: Fingerprint
+    replaced: bool = False
+    runs: tuple[RunRecord, ...] = ()
+
+
+def dump_run_state(state: RunState) -> bytes:
+    """Write a state as JSON."""
+    content = {
+        "schema_version": state.fingerprint["schema_version"],
+        "fit_version": state.fingerprint["fit_version"],
+        **asdict(state),
+    }
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def load_run_state(path: Path) -> RunState | None:
+    """Read a state, None where there is no such file.
+
+    Raises:
+        DatasetError: It is damaged.
+    """
+    try:
+        content = cast("dict[str, Any]", json.loads(path.read_bytes()))
+        runs = tuple(RunRecord(**record) for record in content["runs"])
+        return RunState(dict(content["fingerprint"]), bool(content["replaced"]), runs)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"{path} is damaged, so the dataset cannot be continued; choose another folder or use --overwrite"
+        ) from error
+
+
+def check_same(destination: Path, there: Mapping[str, object], here: Mapping[str, object]) -> None:
+    """Compare the fingerprint of a dataset with that of the run which is to continue it.
+
+    Raises:
+        GvitError: They differ; it names each differing field with both values.
+    """
+    names = [name for name in {**there, **here} if there.get(name, _MISSING) != here.get(name, _MISSING)]
+    if names:
+        differences = ", ".join(
+            f"{name} is {_shown(there.get(name, _MISSING))} there and {_shown(here.get(name, _MISSING))} here"
+            for name in names
+        )
+        raise GvitError(
+            f"{destination} holds another dataset ({differences}); "
+            "choose another folder, or use the same settings and images, or replace it with --overwrite"
+        )
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 2 * _DIGEST_SHOWN else text[:_DIGEST_SHOWN]

@@ -1,0 +1,118 @@
+"""What a dataset is made of is on record; a run that would make another one is refused and told why."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from gvit.pipeline.config import EncodeConfig, RunConfig, fingerprint
+from gvit.pipeline.fit_config import FitConfig
+from gvit.pipeline.plan import make_plan
+from gvit.pipeline.run_state import RunRecord, RunState, check_same, dump_run_state, load_run_state
+from gvit.pipeline.sources import Entry
+from gvit.schemas import DatasetError, GvitError
+
+ENTRIES = [Entry(f"a/{i}", f"a/{i}.png", "train", 0, "a") for i in range(600)]
+FIT = {"num_gaussians": 64, "size": 32, "preset": "fast", "seed": 3}
+
+
+def config(tmp_path, *, fit=(), **options):
+    options = {"source": tmp_path / "src", "destination": tmp_path / "dst"} | options
+    return EncodeConfig(fit=FitConfig(**(FIT | dict(fit))), **options)
+
+
+def fingerprint_of(settings, entries=ENTRIES):
+    plan = make_plan(entries, settings.fit.seed, settings.shard_size)
+    return fingerprint(settings, plan, ["a"])
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    record = RunRecord("2030-01-01T00:00:00+00:00", "host", 7, "inline", "cpu", 2, 1.5, 10, "finished")
+    state = RunState(fingerprint_of(config(tmp_path)), True, (record, record))
+    path = tmp_path / "run.json"
+    path.write_bytes(dump_run_state(state))
+    assert load_run_state(path) == state
+    assert {"schema_version", "fit_version", "fingerprint"} <= json.loads(path.read_bytes()).keys()
+
+
+def test_no_state_is_none_and_a_damaged_one_is_refused(tmp_path):
+    path = tmp_path / "run.json"
+    assert load_run_state(path) is None
+    for damaged in (b"", b"[]", b'{"fingerprint": {}}', b'{"fingerprint": 1, "replaced": false, "runs": []}'):
+        path.write_bytes(damaged)
+        with pytest.raises(DatasetError, match=r"damaged.*--overwrite"):
+            load_run_state(path)
+
+
+def test_how_it_is_run_and_where_leaves_the_fingerprint_alone(tmp_path):
+    run = RunConfig(device="cpu", workers=3, batch_size=7, retry_failed=True, overwrite=True)
+    other = config(
+        tmp_path, source=tmp_path / "x", destination=tmp_path / "y", labels=tmp_path / "l", run=run
+    )
+    assert fingerprint_of(other) == fingerprint_of(config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "fields"),
+    [
+        ({"fit": {"num_gaussians": 65}}, {"num_gaussians"}),
+        ({"fit": {"size": 33}}, {"size"}),
+        ({"fit": {"seed": 4}}, {"seed", "plan"}),
+        ({"fit": {"steps": 7}}, {"steps"}),
+        ({"crop": "center"}, {"crop"}),
+        ({"store": "float32"}, {"store"}),
+        ({"shard_size": 300}, {"shard_size"}),
+    ],
+)
+def test_all_that_the_bytes_depend_on_is_named_with_both_values_when_it_differs(tmp_path, change, fields):
+    there, here = fingerprint_of(config(tmp_path)), fingerprint_of(config(tmp_path, **change))
+    assert {name for name in there if there[name] != here[name]} >= fields
+    with pytest.raises(GvitError) as refused:
+        check_same(tmp_path, there, here)
+    for name in fields:
+        shown = [str(value)[:12] for value in (there[name], here[name])]
+        assert f"{name} is {shown[0]} there and {shown[1]} here" in str(refused.value)
+
+
+def test_another_list_of_images_is_another_dataset(tmp_path):
+    there = fingerprint_of(config(tmp_path))
+    with pytest.raises(GvitError, match="images is 600 there and 599 here"):
+        check_same(tmp_path, there, fingerprint_of(config(tmp_path), ENTRIES[:-1]))
+    relabelled = [*ENTRIES[:-1], Entry("a/599", "a/599.png", "train", -1, None)]
+    with pytest.raises(GvitError, match="plan is"):
+        check_same(tmp_path, there, fingerprint_of(config(tmp_path), relabelled))
+
+
+def test_a_field_that_one_side_does_not_know_differs(tmp_path):
+    there = fingerprint_of(config(tmp_path))
+    with pytest.raises(GvitError, match="sparkle is absent there and 3 here"):
+        check_same(tmp_path, there, there | {"sparkle": 3})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"crop": "round"},
+        {"store": "float8"},
+        {"store": "float16", "fit": {"size": 513}},
+    ],
+)
+def test_a_result_that_cannot_be_is_refused(tmp_path, options):
+    with pytest.raises(GvitError, match=r"; give "):
+        config(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"device": "tpu"}, {"workers": 0}, {"batch_size": 0}, {"batch_size": 257}]
+)
+def test_a_run_that_cannot_be_is_refused(options):
+    with pytest.raises(GvitError, match=r"; give "):
+        RunConfig(**options)
+
+
+@pytest.mark.parametrize("size", [8, 224, 512, 2048, 16384])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_batch_fits_into_memory_at_every_size(size, device):
+    batch = RunConfig(workers=64).batch(size, device)
+    assert 1 <= batch <= 256
+    assert batch == 1 or batch * size**2 * 3 <= 2**27
