@@ -68,7 +68,8 @@ class Journal:
     def write(self, shard: str, first: int, result: BlockResult) -> None:
         """Record a block; may be called again for the same block."""
         path = self._path(shard, first)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)  # and nothing above it: a dataset that was deleted stays deleted
+        path.parent.mkdir(exist_ok=True)
         self.write_file(path, _pack(result))
 
     def read(self, shard: str, first: int, keys: Iterable[str]) -> BlockResult | None:

@@ -1,0 +1,92 @@
+"""The dry run: what an encode would do, how large its result would be and how long it would take."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..schemas.encoding import get_encoding
+from .decode import Decoded
+from .decode_pool import DecodePool
+from .encode import Survey, look, make_fitter, resolve_device
+from .plan import BLOCK_SIZE
+
+if TYPE_CHECKING:
+    from .config import EncodeConfig
+    from .worker import FitterFactory
+
+__all__ = ["Estimate", "estimate"]
+
+_PROBE_ROUNDS = 2  # images per thread in the timed fit
+_PROBE_MAX = 64
+_TAR_BYTES_PER_BLOCK = 4 * 512 + 512  # two member headers, two array headers in them, and padding
+_BYTES_PER_ROW = 8 + 80  # label, and the row as measured
+_BYTES_PER_SHARD = 9_000  # tar's padding to 10 KiB, done mark, Parquet footer
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What an encode would do; `seconds` is None where none of the probed images can be fitted.
+
+    `splits` counts the images of each split, `classes` those of each class by name, `ignored` the files that
+    are no images; `bytes` and `seconds` are estimates.
+    """
+
+    images: int
+    splits: dict[str, int]
+    classes: dict[str, int]
+    ignored: int
+    shards: int
+    bytes: int
+    seconds: float | None
+
+
+def estimate(config: EncodeConfig, *, fitter_factory: FitterFactory | None = None) -> Estimate:
+    """Look at the source, fit a few of its images to see how long it takes, and write nothing.
+
+    Raises:
+        GvitError: As `encode` does for the source and the destination.
+    """
+    survey = look(config)
+    names = (entry.class_name for entry in survey.listing.entries)
+    return Estimate(
+        images=survey.plan.images,
+        splits=survey.listing.splits,
+        classes=dict(sorted(Counter(name for name in names if name is not None).items())),
+        ignored=survey.listing.ignored,
+        shards=len(survey.plan.shards),
+        bytes=_bytes(config, survey),
+        seconds=_seconds(config, survey, make_fitter if fitter_factory is None else fitter_factory),
+    )
+
+
+def _bytes(config: EncodeConfig, survey: Survey) -> int:
+    encoding = get_encoding(config.encoding)
+    images = survey.plan.images
+    per_image = config.fit.num_gaussians * encoding.columns * encoding.dtype.itemsize + _BYTES_PER_ROW
+    blocks = -(-images // BLOCK_SIZE)
+    return images * per_image + blocks * _TAR_BYTES_PER_BLOCK + len(survey.plan.shards) * _BYTES_PER_SHARD
+
+
+def _seconds(config: EncodeConfig, survey: Survey, fitter_factory: FitterFactory) -> float | None:
+    device = resolve_device(config.run.device)
+    entries = survey.listing.entries
+    wanted = min(config.run.threads * _PROBE_ROUNDS, _PROBE_MAX, len(entries))
+    probed = [entries[i * len(entries) // wanted] for i in range(wanted)]
+    with DecodePool(workers=config.run.decoders(device), size=config.fit.size, crop=config.crop) as pool:
+        decoded = pool.prefetch([survey.source.path_of(entry) for entry in probed]).result()
+    pairs = [
+        (e.key, image.pixels) for e, image in zip(probed, decoded, strict=True) if isinstance(image, Decoded)
+    ]
+    if not pairs:
+        return None
+    keys, images = [key for key, _ in pairs], np.stack([pixels for _, pixels in pairs])
+    fitter = fitter_factory(config.fit, config.encoding, config.run.threads, device)
+    fitter.fit(images[:1], keys[:1])  # compiles
+    start = time.perf_counter()
+    fitter.fit(images, keys)
+    return (time.perf_counter() - start) / len(keys) * survey.plan.images

@@ -1,0 +1,295 @@
+"""The whole job: look at the source, plan, take the lease, let the engine work, write manifest and card."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from ..schemas.commit import atomic_write, sweep_temporaries
+from ..schemas.encoding import get_encoding
+from .config import EncodeConfig, Fingerprint, fingerprint
+from .destination import (
+    DATASET_JSON,
+    PRIVATE,
+    clear_dataset,
+    explain,
+    holds_work,
+    inspect_destination,
+)
+from .engine import run_inline
+from .finished import complete, done_mark, tally_of
+from .lease import Lease
+from .plan import Plan, ShardPlan, make_plan
+from .progress import EventLog, Standing, reporting
+from .retry import forget_failures, reopen_shard
+from .run_state import RunRecord, RunState, check_same, dump_run_state
+from .sources import FolderSource, Listing
+from .worker import FitterFactory, ImageFitter, WorkerSpec, journal_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..schemas.manifest import DoneMark
+    from .fit_config import FitConfig
+
+__all__ = ["EncodeSummary", "Survey", "encode", "look", "make_fitter", "resolve_device", "worker_spec"]
+
+ENGINE = "inline"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeSummary:
+    """What an encode ended with.
+
+    `images`, `failed` and `psnr_mean` (dB, None without an image) speak of the whole dataset, whichever run
+    did the work; `seconds` and `images_per_second` of this run. `failures` holds the first few, each as
+    (source, reason).
+    """
+
+    destination: Path
+    images: int
+    failed: int
+    seconds: float
+    images_per_second: float
+    psnr_mean: float | None
+    failures: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The images of a source, the plan made of them, and the fingerprint of the dataset that they give."""
+
+    source: FolderSource
+    listing: Listing
+    plan: Plan
+    fingerprint: Fingerprint
+
+
+def look(config: EncodeConfig) -> Survey:
+    """Look at the source and at the destination, and change neither.
+
+    Raises:
+        GvitError: The source has no images, or the destination cannot take this dataset.
+    """
+    source = FolderSource(config.source, config.labels)
+    listing = source.scan()
+    plan = make_plan(listing.entries, config.fit.seed, config.shard_size)
+    survey = Survey(source, listing, plan, fingerprint(config, plan, listing.classes))
+    _admit(config, survey)
+    return survey
+
+
+def encode(
+    config: EncodeConfig, *, console: Console | None = None, fitter_factory: FitterFactory | None = None
+) -> EncodeSummary:
+    """Encode a folder of images into a dataset, or go on with one that was interrupted.
+
+    Args:
+        config: What to encode, where to, and how.
+        console: Where progress goes; None for standard error.
+        fitter_factory: Makes the fitter; None for `gvit.pipeline.fit.Fitter`.
+
+    Raises:
+        GvitError: The source, the destination or the lease do not allow it, or the destination is full.
+        KeyboardInterrupt: As raised in the meantime; the same call goes on from there.
+    """
+    console = Console(stderr=True) if console is None else console
+    fitter_factory = make_fitter if fitter_factory is None else fitter_factory
+    survey = look(config)
+    destination = config.destination
+    try:
+        (destination / PRIVATE).mkdir(parents=True, exist_ok=True)
+        with Lease(destination / PRIVATE) as lease:
+            return _Run(config, survey, lease, console, fitter_factory).run()
+    except OSError as error:
+        explained = explain(error, destination)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def make_fitter(config: FitConfig, encoding: str, threads: int, device: str) -> ImageFitter:
+    """Make the fitter of this package."""
+    from .fit import Fitter  # compiles; only now is it sure to be needed
+
+    return Fitter(config, encoding, threads, device)
+
+
+def resolve_device(device: str) -> str:
+    """Return the device that "auto" stands for on this machine."""
+    return "cpu" if device == "auto" else device
+
+
+def worker_spec(config: EncodeConfig, source: FolderSource, lease: Lease) -> WorkerSpec:
+    """Work out what a worker needs to know."""
+    device = resolve_device(config.run.device)
+    return WorkerSpec(
+        destination=config.destination,
+        source=source,
+        fit=config.fit,
+        crop=config.crop,
+        encoding=config.encoding,
+        batch=config.run.batch(config.fit.size, device),
+        device=device,
+        threads=config.run.threads,
+        decoders=config.run.decoders(device),
+        claim=lease.claim,
+    )
+
+
+def _admit(config: EncodeConfig, survey: Survey) -> RunState | None:
+    """Return the state that this run is to go on from, None where it begins afresh."""
+    destination = config.destination
+    overwrite = config.run.overwrite
+    state = inspect_destination(destination, overwrite=overwrite)
+    if state is None:
+        return None
+    if overwrite:
+        # An interrupted --overwrite goes on when it is called again; it does not begin over and over.
+        goes_on = state.replaced and not (destination / DATASET_JSON).exists()
+        return state if goes_on and state.fingerprint == survey.fingerprint else None
+    if state.fingerprint != survey.fingerprint and not holds_work(destination):
+        return None
+    check_same(destination, state.fingerprint, survey.fingerprint)
+    return state
+
+
+class _Run:
+    """One run, under the lease."""
+
+    def __init__(
+        self,
+        config: EncodeConfig,
+        survey: Survey,
+        lease: Lease,
+        console: Console,
+        fitter_factory: FitterFactory,
+    ) -> None:
+        self._config = config
+        self._survey = survey
+        self._destination = config.destination
+        self._spec = worker_spec(config, survey.source, lease)
+        self._console = console
+        self._fitter_factory = fitter_factory
+        self._journal = journal_of(config.destination)
+        self._events = EventLog(config.destination / PRIVATE / "events.jsonl")
+        self._standing = Standing(survey.plan.images)
+        self._marks: dict[str, DoneMark] = {}
+        self._started = datetime.now(UTC)
+        self._clock = time.monotonic()
+
+    def run(self) -> EncodeSummary:
+        state = self._prepare()
+        outcome = "failed"
+        try:
+            self._work()
+            summary = self._finish()
+            outcome = "finished"
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+            raise
+        finally:
+            self._record(state, outcome)
+        return summary
+
+    # ------------------------------------------------------------ before
+
+    def _prepare(self) -> RunState:
+        """Make the destination ready; admitted again, since another run may have been at work until now."""
+        state = _admit(self._config, self._survey)
+        if state is None:
+            clear_dataset(self._destination)
+            state = RunState(self._survey.fingerprint, replaced=self._config.run.overwrite)
+            self._save(state)
+        sweep_temporaries(self._destination)
+        sweep_temporaries(self._destination / PRIVATE)
+        return state
+
+    def _sort_shards(self) -> list[ShardPlan]:
+        """Take note of the shards that are done and return those that are to do."""
+        todo: list[ShardPlan] = []
+        for shard in self._survey.plan.shards:
+            mark = done_mark(self._destination, shard)
+            if mark is None or (self._config.run.retry_failed and mark.failed):
+                todo.append(shard)
+                if self._config.run.retry_failed:
+                    self._forget_failures(shard, mark)
+            else:
+                self._marks[shard.name] = mark
+                self._journal.remove(shard.name)
+        return todo
+
+    def _forget_failures(self, shard: ShardPlan, mark: DoneMark | None) -> None:
+        forget_failures(self._journal, shard)
+        if mark is not None:
+            reopen_shard(
+                self._journal,
+                shard,
+                mark,
+                destination=self._destination,
+                encoding=get_encoding(self._spec.encoding),
+                num_gaussians=self._spec.fit.num_gaussians,
+            )
+
+    # ------------------------------------------------------------ the work
+
+    def _work(self) -> None:
+        todo = self._sort_shards()
+        if not todo:
+            return
+        (self._destination / DATASET_JSON).unlink(missing_ok=True)  # it promises that nothing is missing
+        self._events.write("start", images=self._survey.plan.images, shards_to_do=len(todo))
+        with reporting(self._standing, self._console) as report:
+            for mark in self._marks.values():
+                report(tally_of(self._destination, mark))
+            run_inline(
+                self._spec, todo, report, fitter_factory=self._fitter_factory, committed=self._committed
+            )
+
+    def _committed(self, mark: DoneMark) -> None:
+        self._marks[mark.name] = mark
+        self._events.write("shard", name=mark.name, images=mark.images, failed=mark.failed)
+
+    # ------------------------------------------------------------ after
+
+    def _finish(self) -> EncodeSummary:
+        marks = [self._marks[shard.name] for shard in self._survey.plan.shards]
+        manifest, failures = complete(self._config, self._survey.listing.classes, marks)
+        seconds = time.monotonic() - self._clock
+        return EncodeSummary(
+            destination=self._destination,
+            images=manifest.images,
+            failed=manifest.failed,
+            seconds=round(seconds, 3),
+            images_per_second=round(self._standing.fresh / seconds, 3),
+            psnr_mean=None if manifest.psnr is None else manifest.psnr.mean,
+            failures=failures,
+        )
+
+    def _record(self, state: RunState, outcome: str) -> None:
+        """Note how the run went; where the disk is full or the lease lost, nothing is noted."""
+        record = RunRecord(
+            started=self._started.isoformat(timespec="seconds"),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            engine=ENGINE,
+            device=self._spec.device,
+            workers=self._spec.threads,
+            seconds=round(time.monotonic() - self._clock, 3),
+            images=self._standing.fresh,
+            outcome=outcome,
+        )
+        self._events.write("end", **asdict(record))
+        with contextlib.suppress(OSError):
+            if self._spec.claim.still_ours():
+                self._save(replace(state, runs=(*state.runs, record)))
+
+    def _save(self, state: RunState) -> None:
+        atomic_write(self._destination / PRIVATE / "run.json", dump_run_state(state))

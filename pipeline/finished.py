@@ -1,0 +1,88 @@
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
+"""Finished shards: which there are, what became of their images, and the dataset that they make together."""
+
+from __future__ import annotations
+
+import contextlib
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
+
+from ..schemas.commit import atomic_write, write_manifest
+from ..schemas.dataset import read_rows
+from ..schemas.errors import DatasetError
+from ..schemas.files import check_file
+from ..schemas.manifest import DoneMark, FitInfo, Manifest, build_manifest, read_done_mark
+from .card import dataset_card
+from .destination import README
+from .fit_config import FIT_VERSION
+from .progress import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from .config import EncodeConfig
+    from .plan import ShardPlan
+
+__all__ = ["complete", "done_mark", "tally_of"]
+
+_FAILURES_SHOWN = 5
+
+
+def done_mark(destination: Path, shard: ShardPlan) -> DoneMark | None:
+    """Return the done mark of a shard, None where it is not done or its files are not all there any more."""
+    with contextlib.suppress(DatasetError):
+        mark = read_done_mark(destination, shard.name)
+        for name, info in mark.files.items():
+            check_file(destination / name, info)
+        return mark
+    return None
+
+
+def tally_of(destination: Path, mark: DoneMark) -> Tally:
+    """Sum up what became of the images of a finished shard.
+
+    Raises:
+        DatasetError: Its rows are damaged.
+    """
+    psnr_sum: float | None = pc.sum(read_rows(destination, mark)["psnr"]).as_py()
+    return Tally(mark.images, mark.failed, psnr_sum or 0.0, fresh=False)
+
+
+def complete(
+    config: EncodeConfig, classes: Sequence[str], marks: Sequence[DoneMark]
+) -> tuple[Manifest, tuple[tuple[str, str], ...]]:
+    """Write the card and the manifest, both pure functions of the finished shards.
+
+    Returns:
+        The manifest, and the first few failures as (source, reason).
+
+    Raises:
+        DatasetError: A shard is damaged.
+        OSError: The destination cannot be written.
+    """
+    columns = ["source", "status", "error", "psnr"]
+    tables = [read_rows(config.destination, mark).select(columns) for mark in marks]
+    fit = config.fit
+    manifest = build_manifest(
+        gaussians=fit.num_gaussians,
+        size=fit.size,
+        encoding=config.encoding,
+        fit=FitInfo(fit.preset, fit.cost, fit.seed, config.crop, FIT_VERSION),
+        classes=classes,
+        marks=marks,
+        tables=tables,
+    )
+    atomic_write(config.destination / README, dataset_card(manifest).encode())
+    write_manifest(config.destination, manifest)
+    return manifest, tuple(islice(_failures(tables), _FAILURES_SHOWN))
+
+
+def _failures(tables: Sequence[pa.Table]) -> Iterator[tuple[str, str]]:
+    for table in tables:
+        failed = table.filter(pc.equal(table["status"], "failed"))
+        yield from zip(failed["source"].to_pylist(), failed["error"].to_pylist(), strict=True)

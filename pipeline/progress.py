@@ -1,0 +1,165 @@
+"""What a running encode tells: a bar on a terminal, a plain line per interval elsewhere, an event log."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
+    from rich.console import Console
+
+__all__ = ["EventLog", "Reporter", "Standing", "Tally", "plain_duration", "reporting"]
+
+INTERVAL_SECONDS = 10.0
+"""How often a run that is not on a terminal prints a line."""
+
+_RATE_WINDOW_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Images that were just finished: how many are ok, how many failed, the sum of the former's PSNR in dB.
+
+    `fresh` is False for images that an earlier run had finished; they do not count towards the rate.
+    """
+
+    ok: int
+    failed: int
+    psnr_sum: float
+    fresh: bool = True
+
+    @property
+    def images(self) -> int:
+        """All images of the tally."""
+        return self.ok + self.failed
+
+
+@dataclass(slots=True)
+class Standing:
+    """Where a run stands, out of `total` images; `clock` counts seconds."""
+
+    total: int
+    clock: Callable[[], float] = time.monotonic
+    ok: int = 0
+    failed: int = 0
+    fresh: int = 0
+    psnr_sum: float = 0.0
+    recent: list[tuple[float, int]] = field(default_factory=list)
+    """(time, fresh images so far) over the last minute, the rate's window."""
+
+    def __post_init__(self) -> None:
+        self.recent.append((self.clock(), 0))
+
+    def add(self, tally: Tally) -> None:
+        """Count a tally in."""
+        self.ok += tally.ok
+        self.failed += tally.failed
+        self.psnr_sum += tally.psnr_sum
+        if tally.fresh:
+            now = self.clock()
+            self.fresh += tally.images
+            self.recent.append((now, self.fresh))
+            while len(self.recent) > 2 and self.recent[0][0] < now - _RATE_WINDOW_SECONDS:
+                self.recent.pop(0)
+
+    @property
+    def done(self) -> int:
+        """Images that are finished, failed ones included."""
+        return self.ok + self.failed
+
+    @property
+    def rate(self) -> float:
+        """Images per second over the last minute, 0 before the first."""
+        (start, before), (end, after) = self.recent[0], self.recent[-1]
+        return (after - before) / (end - start) if end > start else 0.0
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds to go at this rate, None before there is one."""
+        return (self.total - self.done) / self.rate if self.rate > 0 else None
+
+    def describe(self) -> str:
+        """Say rate, time to go, mean PSNR and failures in a few words."""
+        eta = "" if self.eta_seconds is None else f", {plain_duration(self.eta_seconds)} to go"
+        psnr = f", {self.psnr_sum / self.ok:.2f} dB" if self.ok else ""
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.rate:.1f} images/s{eta}{psnr}{failed}"
+
+
+def plain_duration(seconds: float) -> str:
+    """Say a duration as `45 s`, `12 min` or `3.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Reporter(Protocol):
+    """Whom an engine tells about finished images."""
+
+    def __call__(self, tally: Tally) -> None:
+        """Take note of images that were just finished."""
+        ...
+
+
+@contextlib.contextmanager
+def reporting(standing: Standing, console: Console) -> Generator[Reporter]:
+    """Report to the console for the body of a `with`, as suits it."""
+    if console.is_terminal:
+        with _bar(standing, console) as report:
+            yield report
+    else:
+        yield _lines(standing, console)
+
+
+@contextlib.contextmanager
+def _bar(standing: Standing, console: Console) -> Generator[Reporter]:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("encode"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[words]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("encode", total=standing.total, words="starting")
+
+        def report(tally: Tally) -> None:
+            standing.add(tally)
+            progress.update(task, completed=standing.done, words=standing.describe())
+
+        yield report
+
+
+def _lines(standing: Standing, console: Console) -> Reporter:
+    last = standing.clock()
+
+    def report(tally: Tally) -> None:
+        nonlocal last
+        standing.add(tally)
+        if standing.clock() - last >= INTERVAL_SECONDS:
+            last = standing.clock()
+            line = f"encode: {standing.done} of {standing.total} images, {standing.describe()}"
+            console.print(line, highlight=False, soft_wrap=True)
+
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class EventLog:
+    """`.gvit/events.jsonl`: one JSON object per line, with a time; what happened, for whoever looks later."""
+
+    path: Path
+
+    def write(self, event: str, **facts: object) -> None:
+        """Append an event; one that cannot be written is lost, since the log is worth less than the run."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **facts})
+        with contextlib.suppress(OSError), self.path.open("a") as log:
+            log.write(line + "\n")

@@ -1,0 +1,278 @@
+"""The worker: fits and commits whole shards. A plain class that any engine can put where the cores are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..schemas.commit import atomic_write, commit_shard
+from ..schemas.encoding import ENCODINGS
+from ..schemas.rows import MAX_PSNR, Row
+from ..schemas.shards import BlockArrays
+from .decode import Crop, Decoded
+from .decode_pool import DecodeFailure, DecodePool, Prefetch
+from .destination import PRIVATE
+from .fit_config import FitConfig
+from .journal import BlockResult, Journal, Outcome
+from .progress import Reporter, Tally
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from ..schemas.manifest import DoneMark
+    from .lease import Claim
+    from .plan import BlockPlan, ShardPlan
+    from .sources import Entry, FolderSource
+
+__all__ = ["Fits", "FitterFactory", "ImageFitter", "ShardEncoder", "WorkerSpec", "journal_of"]
+
+
+class Fits(Protocol):
+    """What a fitter returns for a batch of B images: see `gvit.pipeline.fit.FitResult`."""
+
+    @property
+    def stored(self) -> NDArray[Any]:
+        """Stored values [B, N, columns] in the type of the encoding; meaningless where there is an error."""
+        ...
+
+    @property
+    def psnr(self) -> NDArray[np.float64]:
+        """PSNR [B] of the stored values in dB."""
+        ...
+
+    @property
+    def errors(self) -> Sequence[str | None]:
+        """Per image the reason why it cannot be fitted, or None."""
+        ...
+
+
+class ImageFitter(Protocol):
+    """What the worker needs of `gvit.pipeline.fit.Fitter`."""
+
+    def fit(self, targets: NDArray[np.uint8], keys: Sequence[str]) -> Fits:
+        """Fit a batch of images; the result for one does not depend on the others."""
+        ...
+
+
+FitterFactory = Callable[[FitConfig, str, int, str], ImageFitter]
+"""(config, encoding, threads, device) -> a fitter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """All that a worker needs to know, in plain values that can be sent to another process.
+
+    `batch` images are fitted at once on `device` ("cpu" or "cuda") with so many `threads`; `decoders`
+    processes decode; `claim` stands for the lease.
+    """
+
+    destination: Path
+    source: FolderSource
+    fit: FitConfig
+    crop: Crop
+    encoding: str
+    batch: int
+    device: str
+    threads: int
+    decoders: int
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Entries that are decoded and fitted together; all of one block."""
+
+    first: int
+    entries: tuple[Entry, ...]
+
+
+class ShardEncoder:
+    """Encodes shards one at a time; a `with` body bounds the life of its decoding processes.
+
+    While one batch is fitted the next is decoded.
+    """
+
+    def __init__(self, spec: WorkerSpec, fitter_factory: FitterFactory) -> None:
+        self._spec = spec
+        self._journal = journal_of(spec.destination)
+        self._fitter = fitter_factory(spec.fit, spec.encoding, spec.threads, spec.device)
+        self._pool = DecodePool(workers=spec.decoders, size=spec.fit.size, crop=spec.crop)
+        self._ahead: tuple[_Batch, Prefetch] | None = None
+
+    def __enter__(self) -> ShardEncoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.close()
+
+    def encode(self, shard: ShardPlan, report: Reporter, following: ShardPlan | None = None) -> DoneMark:
+        """Fit what the journal does not hold yet of a shard, and commit the shard.
+
+        Args:
+            shard: What to encode.
+            report: Told about each batch, and about what the journal held.
+            following: The shard after this one, so that its first batch is decoded meanwhile.
+
+        Raises:
+            GvitError: The lease is lost.
+            OSError: The destination cannot be written.
+        """
+        results: list[BlockResult] = []
+        blocks = shard.blocks()
+        for i, block in enumerate(blocks):
+            later = self._pending(shard, blocks[i + 1 :])
+            if following is not None:
+                later = chain(later, self._pending(following, following.blocks()))
+            results.append(self._block(shard, block, report, later))
+        mark = self._commit(shard, results)
+        self._journal.remove(shard.name)
+        return mark
+
+    def _block(
+        self, shard: ShardPlan, block: BlockPlan, report: Reporter, later: Iterator[_Batch]
+    ) -> BlockResult:
+        """Return the result of a block: from the journal as far as it goes, the rest decoded and fitted."""
+        known = self._journal.read(shard.name, block.first, (entry.key for entry in block.entries))
+        parts = [] if known is None else [known]
+        for part in parts:
+            report(_tally(part, fresh=False))
+        batches = self._batches(block, known)
+        for i, batch in enumerate(batches):
+            upcoming = batches[i + 1] if i + 1 < len(batches) else next(later, None)
+            parts.append(self._fit(batch, self._decoded(batch, upcoming)))
+            report(_tally(parts[-1], fresh=True))
+        result = _merge([entry.key for entry in block.entries], parts)
+        if batches:
+            self._journal.write(shard.name, block.first, result)
+        return result
+
+    def _batches(self, block: BlockPlan, known: BlockResult | None) -> list[_Batch]:
+        done = set() if known is None else {outcome.key for outcome in known.outcomes}
+        todo = [entry for entry in block.entries if entry.key not in done]
+        step = self._spec.batch
+        return [_Batch(block.first, tuple(todo[at : at + step])) for at in range(0, len(todo), step)]
+
+    def _pending(self, shard: ShardPlan, blocks: Sequence[BlockPlan]) -> Iterator[_Batch]:
+        for block in blocks:
+            known = self._journal.read(shard.name, block.first, (entry.key for entry in block.entries))
+            yield from self._batches(block, known)
+
+    def _decoded(self, batch: _Batch, upcoming: _Batch | None) -> list[Decoded | DecodeFailure]:
+        """Wait for a batch to be decoded and let the next one begin."""
+        if self._ahead is None or self._ahead[0] != batch:
+            self._ahead = (batch, self._prefetch(batch))
+        decoded = self._ahead[1].result()
+        self._ahead = None if upcoming is None else (upcoming, self._prefetch(upcoming))
+        return decoded
+
+    def _prefetch(self, batch: _Batch) -> Prefetch:
+        return self._pool.prefetch([self._spec.source.path_of(entry) for entry in batch.entries])
+
+    def _fit(self, batch: _Batch, decoded: Sequence[Decoded | DecodeFailure]) -> BlockResult:
+        """Fit those images of a batch that could be decoded."""
+        pairs = list(zip(batch.entries, decoded, strict=True))
+        images = [(entry, image) for entry, image in pairs if isinstance(image, Decoded)]
+        fitted: dict[str, Outcome] = {}
+        stored = self._nothing()
+        if images:
+            fits = self._fitter.fit(
+                np.stack([image.pixels for _, image in images]), [entry.key for entry, _ in images]
+            )
+            stored = fits.stored[[row for row, error in enumerate(fits.errors) if error is None]]
+            fitted = {
+                entry.key: _fitted(entry, image, float(psnr), error)
+                for (entry, image), psnr, error in zip(images, fits.psnr, fits.errors, strict=True)
+            }
+        outcomes = (
+            fitted[entry.key] if isinstance(image, Decoded) else _undecoded(entry, image)
+            for entry, image in pairs
+        )
+        return BlockResult(tuple(outcomes), stored)
+
+    def _nothing(self) -> NDArray[Any]:
+        encoding = ENCODINGS[self._spec.encoding]
+        return np.empty((0, self._spec.fit.num_gaussians, encoding.columns), encoding.dtype)
+
+    def _commit(self, shard: ShardPlan, results: Sequence[BlockResult]) -> DoneMark:
+        entries = {entry.key: entry for entry in shard.entries}
+        stored = [
+            BlockArrays(block.first, result.gaussians, _labels(result, entries))
+            for block, result in zip(shard.blocks(), results, strict=True)
+            if len(result.gaussians)
+        ]
+        claim = self._spec.claim
+        return commit_shard(
+            self._spec.destination,
+            shard.name,
+            stored,
+            _rows(shard, results),
+            split=shard.split,
+            attempt=claim.token,
+            still_ours=claim.still_ours,
+        )
+
+
+def journal_of(destination: Path) -> Journal:
+    """Return the journal of a dataset."""
+    return Journal(destination / PRIVATE / "journal", atomic_write)
+
+
+def _fitted(entry: Entry, image: Decoded, psnr: float, error: str | None) -> Outcome:
+    kept = min(psnr, MAX_PSNR) if error is None else None
+    return Outcome(entry.key, image.width, image.height, kept, error, image.sha256)
+
+
+def _undecoded(entry: Entry, failure: DecodeFailure) -> Outcome:
+    return Outcome(entry.key, None, None, None, failure.reason, None)
+
+
+def _tally(result: BlockResult, *, fresh: bool) -> Tally:
+    psnrs = [outcome.psnr for outcome in result.outcomes if outcome.psnr is not None]
+    return Tally(len(psnrs), len(result.outcomes) - len(psnrs), sum(psnrs), fresh)
+
+
+def _merge(keys: Sequence[str], parts: Sequence[BlockResult]) -> BlockResult:
+    """Put the parts of a block together in plan order, so that its bytes do not tell how it came about."""
+    outcomes = {outcome.key: outcome for part in parts for outcome in part.outcomes}
+    stored = {key: values for part in parts for key, values in part.stored().items()}
+    rows = [stored[key] for key in keys if key in stored]
+    gaussians = np.stack(rows) if rows else parts[0].gaussians[:0]
+    return BlockResult(tuple(outcomes[key] for key in keys), gaussians)
+
+
+def _labels(result: BlockResult, entries: dict[str, Entry]) -> NDArray[np.int64]:
+    return np.array([entries[o.key].label for o in result.outcomes if o.error is None], np.int64)
+
+
+def _rows(shard: ShardPlan, results: Sequence[BlockResult]) -> list[Row]:
+    """Make the rows of a shard: one per entry, in plan order, the stored ones numbered."""
+    outcomes = [outcome for result in results for outcome in result.outcomes]
+    rows: list[Row] = []
+    stored = 0
+    for entry, outcome in zip(shard.entries, outcomes, strict=True):
+        ok = outcome.error is None
+        rows.append(
+            Row(
+                key=entry.key,
+                split=entry.split,
+                label=entry.label,
+                class_name=entry.class_name,
+                source=entry.source,
+                width=outcome.width,
+                height=outcome.height,
+                psnr=outcome.psnr,
+                status="ok" if ok else "failed",
+                error=outcome.error,
+                shard=shard.name,
+                row=stored if ok else None,
+                source_sha256=outcome.source_sha256,
+            )
+        )
+        stored += ok
+    return rows
