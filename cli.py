@@ -1,0 +1,69 @@
+"""The command `gvit` and its two stages under names of their own, `gvit-encode` and `gvit-train`.
+
+Decoding processes import this module again, so it stays light: no torch, numba, ray or pyarrow.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from .pipeline.commands import encode_command
+
+__all__ = ["encode_main", "main", "train_main"]
+
+EXIT_BAD_INPUT = 2
+
+
+def _new_app(description: str | None = None) -> typer.Typer:
+    return typer.Typer(
+        help=description,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def _run(app: typer.Typer) -> None:
+    """Run a command line; an error that a person can act on is its one sentence and exit code 2."""
+    try:
+        app()
+    except Exception as error:
+        from .schemas.errors import GvitError  # pulls pyarrow in, which `--help` need not wait for
+
+        if not isinstance(error, GvitError):
+            raise
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+app = _new_app(
+    "Images as sets of 2D Gaussians: encode a dataset once, train Vision Transformers on the sets."
+)
+app.command("encode")(encode_command)
+
+
+@app.callback(invoke_without_command=True)
+def _help(context: typer.Context) -> None:  # pyright: ignore[reportUnusedFunction]
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """`gvit`."""
+    _run(app)
+
+
+def encode_main() -> None:
+    """`gvit-encode`: the same as `gvit encode`."""
+    alone = _new_app()
+    alone.command("gvit-encode")(encode_command)
+    _run(alone)
+
+
+def train_main() -> None:
+    """`gvit-train`."""
+    typer.echo("Error: this version of gvit cannot train yet; it encodes (see gvit encode --help)", err=True)
+    sys.exit(EXIT_BAD_INPUT)
