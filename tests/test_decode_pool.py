@@ -289,6 +289,29 @@ def test_ctrl_c_ends_the_owner_as_usual_and_its_workers_quietly(owner):
     assert not any(alive(pid) for pid in workers)
 
 
+def test_ctrl_c_does_not_reach_the_workers_of_an_owner_that_goes_on(mischief, tmp_path):
+    script = tmp_path / "stubborn.py"
+    script.write_text(
+        "import os, signal, sys, time\nfrom pathlib import Path\n"
+        "from gvit.pipeline.decode_pool import DecodePool\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "with DecodePool(1, 4, decoder='mischief:decode') as pool:\n"
+        "    first, *rest = map(Path, sys.argv[1:])\n"
+        "    pool.prefetch([first]).result()\n"
+        "    batch = pool.prefetch(rest)\n"
+        "    time.sleep(0.1)\n"
+        "    os.killpg(0, signal.SIGINT)\n"
+        "    print(*(outcome.sha256 for outcome in batch.result()))\n"
+    )
+    paths = mischief("say 0", "say_late 1", "say 2")
+    command = [sys.executable, str(script), *map(str, paths)]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, start_new_session=True
+    )
+    assert done.stdout.split() == ["1", "2"]
+
+
 def test_a_worker_imports_pillow_and_numpy_but_nothing_heavy_and_not_the_main_module(mischief, tmp_path):
     # What a console script does: its main module imports the world, without a `__main__` guard.
     main = tmp_path / "gvit-encode"
