@@ -21,6 +21,7 @@ __all__ = [
     "explain",
     "holds_work",
     "inspect_destination",
+    "make_private_folder",
 ]
 
 DATASET_JSON = "dataset.json"
@@ -51,6 +52,8 @@ def inspect_destination(destination: Path, *, overwrite: bool) -> RunState | Non
         return None
     except NotADirectoryError as error:
         raise GvitError(f"{destination} is not a folder; give the folder that the dataset goes to") from error
+    except OSError as error:
+        raise GvitError(f"{destination} cannot be read ({error.strerror}); choose another folder") from error
     try:
         state = load_run_state(destination / PRIVATE / "run.json")
     except DatasetError:
@@ -70,6 +73,24 @@ def inspect_destination(destination: Path, *, overwrite: bool) -> RunState | Non
             "choose another folder, or replace it with --overwrite"
         )
     return None
+
+
+def make_private_folder(destination: Path) -> Path:
+    """Create the destination and the folder in it that is not part of the dataset; return the latter.
+
+    Raises:
+        GvitError: It cannot be created.
+    """
+    private = destination / PRIVATE
+    try:
+        private.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        explained = explain(error, destination)
+        if explained is None:  # the trouble is above the destination
+            sentence = f"{destination} cannot be created ({error.strerror}); choose another folder"
+            explained = GvitError(sentence)
+        raise explained from error
+    return private
 
 
 def holds_work(destination: Path) -> bool:

@@ -22,6 +22,7 @@ from .destination import (
     explain,
     holds_work,
     inspect_destination,
+    make_private_folder,
 )
 from .engine import run_inline
 from .finished import complete, done_mark, tally_of
@@ -104,9 +105,9 @@ def encode(
     fitter_factory = make_fitter if fitter_factory is None else fitter_factory
     survey = look(config)
     destination = config.destination
+    private = make_private_folder(destination)
     try:
-        (destination / PRIVATE).mkdir(parents=True, exist_ok=True)
-        with Lease(destination / PRIVATE) as lease:
+        with Lease(private) as lease:
             return _Run(config, survey, lease, console, fitter_factory).run()
     except OSError as error:
         explained = explain(error, destination)

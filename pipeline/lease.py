@@ -92,7 +92,7 @@ class Lease:
             current = _read(self._path)
             if current is not None and self._alive(current, now):
                 raise GvitError(_refusal(self._path.parent.parent, current))
-            temporary = self._path.with_name(f"lease.{self._holder.token}.tmp")
+            temporary = self._path.with_name(f".lease.{self._holder.token}.tmp")
             temporary.write_text(json.dumps(asdict(self._holder)) + "\n")
             temporary.replace(self._path)
         self._heart = threading.Thread(target=self._beat, name="gvit-lease", daemon=True)

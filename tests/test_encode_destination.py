@@ -39,6 +39,10 @@ def test_a_file_as_destination_is_refused(source, tmp_path):
         fake.fake_encode(source, tmp_path / "file")
     with pytest.raises(GvitError, match="file"):
         fake.fake_encode(source, tmp_path / "file" / "below")
+    with pytest.raises(GvitError, match="cannot be created"):
+        fake.fake_encode(source, Path("/proc/no/such/place"))
+    with pytest.raises(GvitError, match="cannot be read"):
+        fake.fake_encode(source, tmp_path / ("x" * 300))
     assert (tmp_path / "file").read_text() == "mine"
 
 
