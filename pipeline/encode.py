@@ -286,6 +286,7 @@ class _Run:
             seconds=round(time.monotonic() - self._clock, 3),
             images=self._standing.fresh,
             outcome=outcome,
+            source=str(self._config.source.absolute()),
         )
         self._events.write("end", **asdict(record))
         with contextlib.suppress(OSError):

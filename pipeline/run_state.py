@@ -22,7 +22,10 @@ _MISSING = "absent"
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run: when it started (UTC, ISO 8601), where and how, and what it got done in how many seconds."""
+    """One run: when it started (UTC, ISO 8601), where and how, and what it got done in how many seconds.
+
+    `source` is the absolute path of the folder of images, empty in records from before it was noted.
+    """
 
     started: str
     host: str
@@ -33,6 +36,7 @@ class RunRecord:
     seconds: float
     images: int
     outcome: str
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
