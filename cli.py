@@ -10,6 +10,8 @@ import sys
 import typer
 
 from .pipeline.commands import encode_command
+from .pipeline.demo import demo_command
+from .pipeline.inspection import info_command, view_command
 
 __all__ = ["encode_main", "main", "train_main"]
 
@@ -43,6 +45,9 @@ app = _new_app(
     "Images as sets of 2D Gaussians: encode a dataset once, train Vision Transformers on the sets."
 )
 app.command("encode")(encode_command)
+app.command("info")(info_command)
+app.command("view")(view_command)
+app.command("demo")(demo_command)
 
 
 @app.callback(invoke_without_command=True)

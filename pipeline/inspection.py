@@ -1,0 +1,81 @@
+"""Looking at a dataset: `gvit info` and `gvit view`.
+
+What a command needs is imported in its body, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from .pictures import Picture
+
+__all__ = ["info_command", "view_command"]
+
+Destination = Annotated[Path, typer.Argument(metavar="DST", help="Folder of a finished dataset.")]
+Key = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[KEY]", help="Key of an image, or its path in SRC. Without: a contact sheet of many."
+    ),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")]
+SourceFolder = Annotated[
+    Path | None,
+    typer.Option("--source", help="Folder of the original images.", show_default="that of the last encode"),
+]
+Images = Annotated[int, typer.Option(help="Images on a contact sheet.", min=1, max=1000)]
+Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
+
+
+def info_command(destination: Destination, as_json: Json = False) -> None:
+    """Say what a dataset holds, how good its sets are and how large."""
+    from rich.console import Console
+
+    from ..schemas.dataset import open_dataset
+    from .summary import print_summary, summarize
+
+    dataset = open_dataset(destination)
+    if as_json:
+        typer.echo(json.dumps(summarize(dataset)))
+    else:
+        print_summary(dataset, Console())
+
+
+def view_command(
+    destination: Destination,
+    key: Key = None,
+    output: Output = Path("view.png"),
+    source: SourceFolder = None,
+    images: Images = 24,
+    as_json: Json = False,
+) -> None:
+    """Draw an image beside its rendering, its Gaussians and the error; or many on a contact sheet."""
+    from ..schemas.dataset import open_dataset
+    from .pictures import check_output, draw_one, draw_sheet, find_row, originals_of, save
+
+    check_output(output)
+    dataset = open_dataset(destination)
+    originals = originals_of(dataset, source)
+    if key is None:
+        picture = draw_sheet(dataset, originals, images)
+    else:
+        picture = draw_one(dataset, originals, find_row(dataset, key))
+    save(picture, output)
+    _tell(picture, output, as_json=as_json)
+
+
+def _tell(picture: Picture, output: Path, *, as_json: bool) -> None:
+    missing = picture.images - picture.originals
+    if missing:
+        which = "the original is" if picture.images == 1 else f"{missing} of {picture.images} originals are"
+        typer.echo(f"{which} not shown: {picture.absence}", err=True)
+    if as_json:
+        facts = {"output": str(output), "images": picture.images, "originals": picture.originals}
+        typer.echo(json.dumps(facts))
+    else:
+        typer.echo(f"wrote {output}")
