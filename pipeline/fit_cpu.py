@@ -24,14 +24,14 @@ def _area_average(planes: Floats, size: int) -> Floats:
     out, rows = np.zeros((3, size, size), np.float32), np.zeros((3, size, full), np.float32)
     for y in range(size):
         top, bottom = y * per, (y + 1) * per
-        for source in range(int(top), min(full, int(math.ceil(bottom)))):
+        for source in range(int(top), min(full, math.ceil(bottom))):
             share = (min(bottom, source + 1.0) - max(top, float(source))) / per
             for c in range(3):
                 for x in range(full):
                     rows[c, y, x] += share * planes[c, source, x]
     for x in range(size):
         left, right = x * per, (x + 1) * per
-        for source in range(int(left), min(full, int(math.ceil(right)))):
+        for source in range(int(left), min(full, math.ceil(right))):
             share = (min(right, source + 1.0) - max(left, float(source))) / per
             for c in range(3):
                 for y in range(size):
@@ -78,7 +78,7 @@ def _to_fields(params: Floats, size: int, count: int, min_scale: float, out: Flo
 def fit_image(
     pixels: np.ndarray,
     stages: np.ndarray,
-    seed: int,
+    seed: int | np.uint64,
     rates: Rates,
     relocation: Relocation,
     space: Workspace,

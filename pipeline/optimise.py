@@ -1,9 +1,10 @@
-"""One gradient step of a fit on one canvas: blend, squared error, backward, Adam, sixteen Gaussians at a time.
+"""One gradient step of a fit on one canvas: blend, squared error, backward, Adam.
 
-A Gaussian's parameters [9]: centre x, y in pixels of the full canvas, log l11, shear l21 / l22, log l22 of the
-Cholesky factor L (pixels), r, g, b, logit of the opacity. The step is taken in the Gaussian's own frame, centre + L e
-and L (I + E) with E lower triangular, where the gradient is the whitened moments themselves: the same rate
-fits a speck and a sky.
+A Gaussian's parameters [9]: centre x, y in pixels of the full canvas, log l11, shear l21 / l22, log l22 of
+the Cholesky factor L (pixels), r, g, b, logit of the opacity. The step is taken in the Gaussian's own frame,
+centre + L e and L (I + E) with E lower triangular, where the gradient is the whitened moments themselves: the
+same rate fits a speck and a sky. Parameters are [9, n], n a multiple of sixteen, a vector of Gaussians at a
+time.
 """
 
 from __future__ import annotations
@@ -11,10 +12,21 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 from ..render.jit import Floats, inlined
-from ..render.lanes import LANES, absolute, exp2, fill, fma, load, lower, select_less, sqrt, store, total, upper
+from ..render.lanes import (
+    LANES,
+    absolute,
+    exp2,
+    fill,
+    fma,
+    load,
+    lower,
+    select_less,
+    sqrt,
+    store,
+    total,
+    upper,
+)
 from ..render.strips import WHITEN, Workspace, backward_strip, bin_strips, forward_strip
 from ..schemas.rule import RULE
 
@@ -112,11 +124,13 @@ def blend_and_compare(screen: Floats, count: int, target: Floats, size: int, spa
 
 
 @inlined
-def gather_gradients(params: Floats, screen: Floats, scale: float, moments: Floats, gradients: Floats) -> None:
+def gather_gradients(
+    params: Floats, screen: Floats, scale: float, moments: Floats, gradients: Floats
+) -> None:
     """Moments to gradients [9, n] in each Gaussian's own frame.
 
-    With L' the rendered factor (blurred), Q = scale L' L'^-T is upper triangular, the centre's gradient is Q n and the
-    factor's Q M Q'. The scale of the error cancels in Adam.
+    With K the rendered (blurred) factor, Q = scale L' K^-T is upper triangular, the centre's gradient is Q n
+    and the factor's Q M Q'. The scale of the error cancels in Adam.
     """
     n = params.shape[1]
     for i in range(n):
@@ -146,9 +160,16 @@ def gather_gradients(params: Floats, screen: Floats, scale: float, moments: Floa
 
 @inlined
 def descend(
-    params: Floats, first: Floats, second: Floats, gradients: Floats, size: float, step: int, decay: float, rates: Rates
+    params: Floats,
+    first: Floats,
+    second: Floats,
+    gradients: Floats,
+    size: float,
+    step: int,
+    decay: float,
+    rates: Rates,
 ) -> None:
-    """One Adam step (Kingma and Ba 2015) of all parameters [9, n], centre and shape in the Gaussian's own frame.
+    """One Adam step (Kingma and Ba 2015) of all parameters, centre and shape in the Gaussian's own frame.
 
     Args:
         params: [9, n], updated.

@@ -1,8 +1,9 @@
 """Gaussians that do little move to where the error is: what gradients alone cannot do.
 
-The cost of removing each Gaussian is exact (the image without it, from what lies behind it), the gain of a new one is
-a matched filter: a blob of standard deviation s, of the best colour, at a place whose residual smoothed
-by s is R lowers the squared error by about 4 pi s^2 |R|^2. The cheapest go to the best places while it pays.
+The cost of removing each Gaussian is exact (the image without it, from what lies behind it). The gain of a
+new one is a matched filter: a blob of standard deviation s, of the best colour, at a place whose residual
+smoothed by s is R lowers the squared error by about 4 pi s^2 |R|^2. The cheapest go to the best places while
+it pays.
 """
 
 from __future__ import annotations
@@ -41,7 +42,13 @@ def _shown(value, target):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN20
 
 @inlined
 def _removal_costs(
-    screen: Floats, target: Floats, size: int, space: Workspace, behind: Floats, costs: np.ndarray, residual: Floats
+    screen: Floats,
+    target: Floats,
+    size: int,
+    space: Workspace,
+    behind: Floats,
+    costs: np.ndarray,
+    residual: Floats,
 ) -> None:
     """What the squared error would grow by without each Gaussian [n], and the residual planes [3, S, S + 15].
 
@@ -141,7 +148,7 @@ def _take_best(gain: Floats, scale: Floats, spread: float) -> tuple[int, int, fl
             x = column
             break
     width = spread * scale[y, x]
-    reach = int(math.ceil(2.0 * width))
+    reach = math.ceil(2.0 * width)
     for v in range(max(0, y - reach), min(size, y + reach + 1)):
         for u in range(max(0, x - reach), min(size, x + reach + 1)):
             d2 = float((v - y) * (v - y) + (u - x) * (u - x))

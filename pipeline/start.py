@@ -59,7 +59,9 @@ def _sample_pixels(planes: Floats, count: int, state: np.ndarray) -> np.ndarray:
     for n in range(count):
         pixel = cumulative.size
         while pixel >= cumulative.size or taken[pixel]:
-            pixel = np.searchsorted(cumulative, next_uniform(state) * cumulative[cumulative.size - 1], side="right")
+            pixel = np.searchsorted(
+                cumulative, next_uniform(state) * cumulative[cumulative.size - 1], side="right"
+            )
         taken[pixel] = 1
         pixels[n] = pixel
     return pixels

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,11 +23,15 @@ from .strips import (
     make_workspace,
 )
 
-__all__ = ["gradient_batch", "render_batch", "render_numpy", "usable_cores"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["DRAWABLE_LIMIT", "gradient_batch", "render_batch", "render_numpy", "usable_cores"]
 
 _EPSILON = RULE.epsilon
 _ALPHA_MIN = np.float32(RULE.alpha_min)
-_LIMIT = 1e6  # canvas units; beyond it, float32 pixels mean nothing
+DRAWABLE_LIMIT = 1e6
+"""Centres and scales beyond it, and scales below its inverse, are not drawn: canvas units."""
 
 
 def usable_cores() -> int:
@@ -40,9 +44,11 @@ def _only_visible(gaussians: Floats) -> Floats:
 
     That is: a field that is not finite, a scale that is not positive, or a centre or scale beyond 1e6.
     """
-    visible = np.isfinite(gaussians).all(-1)
+    visible = np.asarray(np.isfinite(gaussians).all(-1))
     with np.errstate(invalid="ignore"):
-        visible &= (np.abs(gaussians[..., :4]) < _LIMIT).all(-1) & (gaussians[..., 2:4] > 1 / _LIMIT).all(-1)
+        visible &= (np.abs(gaussians[..., :4]) < DRAWABLE_LIMIT).all(-1) & (
+            gaussians[..., 2:4] > 1 / DRAWABLE_LIMIT
+        ).all(-1)
     harmless = np.array([0, 0, 1, 1, 0, 0, 0, 0, 0], np.float32)
     return np.ascontiguousarray(np.where(visible[..., None], gaussians, harmless), np.float32)
 
@@ -108,7 +114,9 @@ def read_gradient(strip: int, space: Workspace, row: Floats, image_gradient: Flo
 
 
 @inlined
-def field_gradients(gaussians: Floats, screen: Floats, moments: Floats, half_h: float, half_w: float, out: Floats) -> None:
+def field_gradients(
+    gaussians: Floats, screen: Floats, moments: Floats, half_h: float, half_w: float, out: Floats
+) -> None:
     """Moments to dL/d(field).
 
     With n = sum h w and M = sum h w w' (w = L^-1 d): dL/d(mean) = L^-T n and
@@ -178,8 +186,7 @@ def gradient_one(
 def _over_images(count: int, threads: int, work: Callable[[range], None]) -> None:
     """Give each thread its contiguous share of the images."""
     threads = max(1, min(threads, count))
-    bounds = [count * t // threads for t in range(threads + 1)]
-    shares = [range(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    shares = [range(count * t // threads, count * (t + 1) // threads) for t in range(threads)]
     if threads == 1:
         work(shares[0])
         return
@@ -204,7 +211,10 @@ def render_batch(gaussians: Floats, height: int, width: int, threads: int | None
     images = np.empty((count, 3, height, width), np.float32)
 
     def work(share: range) -> None:
-        space, screen = make_workspace(num, height, width, keep=False), np.empty((SCREEN_FIELDS, num), np.float32)
+        space, screen = (
+            make_workspace(num, height, width, keep=False),
+            np.empty((SCREEN_FIELDS, num), np.float32),
+        )
         row = np.empty(LANES, np.float32)
         for b in share:
             render_one(sets[b], screen, space, row, images[b])

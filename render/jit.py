@@ -39,10 +39,10 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": True, "error_model": "num
 def inlined(function: F) -> F:
     """Compile a part of kernels; it becomes code of every kernel that calls it.
 
-    Always inlined: a called copy would be shared between kernels, the linker would keep whichever was compiled
-    first, each rounded a little differently, and results would depend on what had run before.
+    Always inlined: a called copy would be shared between kernels, the linker would keep whichever was
+    compiled first, each rounded a little differently, and results would depend on what had run before.
     """
-    return numba.njit(**_OPTIONS, forceinline=True)(function)
+    return numba.njit(**_OPTIONS, forceinline=True)(function)  # pyright: ignore[reportReturnType]
 
 
 def kernel(function: F) -> F:
@@ -58,4 +58,4 @@ def kernel(function: F) -> F:
     except RuntimeError:  # numba found no writable folder for its cache: compile anew in each process
         compiled = numba.njit(**_OPTIONS)(function)
     function.__qualname__ = plain_name
-    return compiled
+    return compiled  # pyright: ignore[reportReturnType]

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from llvmlite import ir
@@ -19,7 +19,10 @@ from numba.core import cgutils, types
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-from .jit import Floats
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .jit import Floats
 
 __all__ = [
     "LANES",
@@ -39,6 +42,9 @@ __all__ = [
 ]
 
 LANES = 16
+Builder: TypeAlias = Any  # llvmlite's own hints say None for most results
+Value: TypeAlias = Any
+
 _F32 = ir.FloatType()
 _I32 = ir.IntType(32)
 _VECTOR = ir.VectorType(_F32, LANES)
@@ -49,14 +55,14 @@ _SIGN = -(2**31)
 class Lanes:
     """What a kernel's author sees: arithmetic of lanes with lanes or with a number."""
 
-    def __add__(self, other: Lanes | float) -> Lanes: ...
-    def __radd__(self, other: float) -> Lanes: ...
-    def __sub__(self, other: Lanes | float) -> Lanes: ...
-    def __rsub__(self, other: float) -> Lanes: ...
-    def __mul__(self, other: Lanes | float) -> Lanes: ...
-    def __rmul__(self, other: float) -> Lanes: ...
-    def __truediv__(self, other: Lanes | float) -> Lanes: ...
-    def __rtruediv__(self, other: float) -> Lanes: ...
+    def __add__(self, other: Operand) -> Lanes: ...
+    def __radd__(self, other: float | np.float32) -> Lanes: ...
+    def __sub__(self, other: Operand) -> Lanes: ...
+    def __rsub__(self, other: float | np.float32) -> Lanes: ...
+    def __mul__(self, other: Operand) -> Lanes: ...
+    def __rmul__(self, other: float | np.float32) -> Lanes: ...
+    def __truediv__(self, other: Operand) -> Lanes: ...
+    def __rtruediv__(self, other: float | np.float32) -> Lanes: ...
 
 
 class _LanesType(types.Type):
@@ -69,12 +75,19 @@ class _LanesType(types.Type):
 _lanes = _LanesType()
 
 
-@register_model(_LanesType)
 class _LanesModel(models.PrimitiveModel):
     """Lanes as LLVM sees them."""
 
     def __init__(self, manager: Any, kind: Any) -> None:  # noqa: ANN401
         super().__init__(manager, kind, _VECTOR)
+
+
+register_model(_LanesType)(_LanesModel)  # pyright: ignore[reportOptionalCall]
+
+
+def _intrinsic(declare: Callable[..., tuple[Any, Any]]) -> Any:  # noqa: ANN401
+    """Numba's intrinsic, whose type is that of the call inside a kernel and not that of its declaration."""
+    return intrinsic(declare)
 
 
 def _constant(value: float) -> ir.Constant:
@@ -85,13 +98,15 @@ def _integers(value: int) -> ir.Constant:
     return ir.Constant(_INTEGERS, [value] * LANES)
 
 
-def _call(builder: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
+def _call(builder: Builder, name: str, *args: Value) -> Value:
     """Call an LLVM intrinsic of vectors by its full name (llvmlite cannot derive that name itself)."""
     kind = ir.FunctionType(_VECTOR, [_VECTOR] * len(args))
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}f32"), args)
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}f32"), args
+    )
 
 
-def _broadcast(builder: ir.IRBuilder, kind: types.Type, value: ir.Value) -> ir.Value:
+def _broadcast(builder: Builder, kind: types.Type, value: Value) -> Value:
     """Lanes as they are; a number in all lanes."""
     if isinstance(kind, _LanesType):
         return value
@@ -104,33 +119,38 @@ def _broadcast(builder: ir.IRBuilder, kind: types.Type, value: ir.Value) -> ir.V
     return builder.shuffle_vector(first, undefined, _integers(0))
 
 
-Emit = Callable[..., ir.Value]
+Emit = Callable[..., Value]
 
 
 def _operation(emit: Emit) -> Any:  # noqa: ANN401
     """An intrinsic on lanes or numbers, which are broadcast, whose result is lanes."""
 
     def declare(_context: Any, *kinds: types.Type) -> tuple[Any, Any]:  # noqa: ANN401
-        def generate(_context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:  # noqa: ANN401
+        def generate(_context: Any, builder: Builder, sig: Any, args: Sequence[Value]) -> Value:  # noqa: ANN401
             return emit(builder, *(_broadcast(builder, k, a) for k, a in zip(sig.args, args, strict=True)))
 
         return _lanes(*kinds), generate
 
     declare.__name__ = emit.__name__
-    declare.__signature__ = inspect.signature(emit)  # numba folds arguments by name; the builder's place is its own
-    return intrinsic(declare)
+    declare.__signature__ = inspect.signature(
+        emit
+    )  # numba folds arguments by name; the builder's place is its own
+    return _intrinsic(declare)
 
 
 def _define_operator(python_operator: Callable[..., Any], method: str) -> None:
     scalars = (types.float32, types.float64)
     operands = [(_lanes, _lanes), *((_lanes, s) for s in scalars), *((s, _lanes) for s in scalars)]
 
-    @infer_global(python_operator)
-    class _Typing(ConcreteTemplate):  # pyright: ignore[reportUnusedClass]
+    class _Typing(ConcreteTemplate):
         cases = [signature(_lanes, *pair) for pair in operands]  # noqa: RUF012
 
-    def generate(_context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:  # noqa: ANN401
-        return getattr(builder, method)(*(_broadcast(builder, k, a) for k, a in zip(sig.args, args, strict=True)))
+    infer_global(python_operator)(_Typing)  # pyright: ignore[reportOptionalCall]
+
+    def generate(_context: Any, builder: Builder, sig: Any, args: Sequence[Value]) -> Value:  # noqa: ANN401
+        return getattr(builder, method)(
+            *(_broadcast(builder, k, a) for k, a in zip(sig.args, args, strict=True))
+        )
 
     for pair in operands:
         lower_builtin(python_operator, *pair)(generate)
@@ -145,13 +165,13 @@ for _operator, _method in (
     _define_operator(_operator, _method)
 
 
-def _address(context: Any, builder: ir.IRBuilder, kind: Any, array: ir.Value, index: ir.Value) -> ir.Value:  # noqa: ANN401
+def _address(context: Any, builder: Builder, kind: Any, array: Value, index: Value) -> Value:  # noqa: ANN401
     data = context.make_array(kind)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
 
 
 def _load(_context: Any, array: Any, _index: Any) -> tuple[Any, Any]:  # noqa: ANN401
-    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:  # noqa: ANN401
+    def generate(context: Any, builder: Builder, sig: Any, args: Sequence[Value]) -> Value:  # noqa: ANN401
         value = builder.load(_address(context, builder, sig.args[0], args[0], args[1]))
         value.align = 4
         return value
@@ -160,7 +180,7 @@ def _load(_context: Any, array: Any, _index: Any) -> tuple[Any, Any]:  # noqa: A
 
 
 def _store(_context: Any, array: Any, _index: Any, _value: Any) -> tuple[Any, Any]:  # noqa: ANN401
-    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:  # noqa: ANN401
+    def generate(context: Any, builder: Builder, sig: Any, args: Sequence[Value]) -> Value:  # noqa: ANN401
         stored = builder.store(args[2], _address(context, builder, sig.args[0], args[0], args[1]))
         stored.align = 4
         return context.get_dummy_value()
@@ -169,7 +189,7 @@ def _store(_context: Any, array: Any, _index: Any, _value: Any) -> tuple[Any, An
 
 
 def _total(_context: Any, _value: Any) -> tuple[Any, Any]:  # noqa: ANN401
-    def generate(_context: Any, builder: ir.IRBuilder, _sig: Any, args: Sequence[ir.Value]) -> ir.Value:  # noqa: ANN401
+    def generate(_context: Any, builder: Builder, _sig: Any, args: Sequence[Value]) -> Value:  # noqa: ANN401
         value, width = args[0], LANES
         while width > 1:  # fold the upper half onto the lower one
             width //= 2
@@ -183,35 +203,35 @@ def _total(_context: Any, _value: Any) -> tuple[Any, Any]:  # noqa: ANN401
     return types.float32(_lanes), generate
 
 
-def _fill(_builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+def _fill(_builder: Builder, value: Value) -> Value:
     return value
 
 
-def _fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+def _fma(builder: Builder, a: Value, b: Value, c: Value) -> Value:
     return _call(builder, "fma", a, b, c)
 
 
-def _sqrt(builder: ir.IRBuilder, a: ir.Value) -> ir.Value:
+def _sqrt(builder: Builder, a: Value) -> Value:
     return _call(builder, "sqrt", a)
 
 
-def _lower(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+def _lower(builder: Builder, a: Value, b: Value) -> Value:
     return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
-def _upper(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+def _upper(builder: Builder, a: Value, b: Value) -> Value:
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-def _select_less(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, yes: ir.Value, no: ir.Value) -> ir.Value:
+def _select_less(builder: Builder, a: Value, b: Value, yes: Value, no: Value) -> Value:
     return builder.select(builder.fcmp_ordered("<", a, b), yes, no)
 
 
-def _negative_absolute(builder: ir.IRBuilder, a: ir.Value) -> ir.Value:
+def _negative_absolute(builder: Builder, a: Value) -> Value:
     return builder.bitcast(builder.or_(builder.bitcast(a, _INTEGERS), _integers(_SIGN)), _VECTOR)
 
 
-def _absolute(builder: ir.IRBuilder, a: ir.Value) -> ir.Value:
+def _absolute(builder: Builder, a: Value) -> Value:
     return builder.bitcast(builder.and_(builder.bitcast(a, _INTEGERS), _integers(~_SIGN)), _VECTOR)
 
 
@@ -225,7 +245,7 @@ def _exp2_coefficients() -> list[float]:
 _EXP2 = _exp2_coefficients()
 
 
-def _exp2(builder: ir.IRBuilder, a: ir.Value) -> ir.Value:
+def _exp2(builder: Builder, a: Value) -> Value:
     a = _upper(builder, a, _constant(-126.0))
     whole = _call(builder, "rint", a)
     fraction = builder.fsub(a, whole)
@@ -236,13 +256,13 @@ def _exp2(builder: ir.IRBuilder, a: ir.Value) -> ir.Value:
     return builder.bitcast(builder.add(builder.bitcast(power, _INTEGERS), exponent), _VECTOR)
 
 
-Operand = Lanes | float
+Operand: TypeAlias = Lanes | float | np.float32
 
-load: Callable[[Floats, int], Lanes] = intrinsic(_load)
+load: Callable[[Floats, int], Lanes] = _intrinsic(_load)
 """Sixteen values of a contiguous float32 array from a flat index on."""
-store: Callable[[Floats, int, Lanes], None] = intrinsic(_store)
+store: Callable[[Floats, int, Lanes], None] = _intrinsic(_store)
 """Write sixteen values to a contiguous float32 array from a flat index on."""
-total: Callable[[Lanes], np.float32] = intrinsic(_total)
+total: Callable[[Lanes], np.float32] = _intrinsic(_total)
 """Sum of the lanes, in a fixed order."""
 fill: Callable[[Operand], Lanes] = _operation(_fill)
 """One number in all lanes."""

@@ -60,7 +60,7 @@ def _near(value: Tensor, threshold: float, margin: float) -> Tensor:
 
 
 def _half_mahalanobis(fields: Tensor, height: int, width: int) -> Tensor:
-    """Sigma = (u^2 + v^2) / 2 of every Gaussian at every pixel centre, [B, N, H, W], in its own rotated frame."""
+    """(u^2 + v^2) / 2 of every Gaussian at every pixel centre, [B, N, H, W], in its own rotated frame."""
     x = (torch.arange(width, dtype=torch.float64, device=fields.device) + 0.5) * (2.0 / width) - 1.0
     y = (torch.arange(height, dtype=torch.float64, device=fields.device) + 0.5) * (2.0 / height) - 1.0
     dx = x - fields[..., 0, None, None]  # [B, N, 1, W]

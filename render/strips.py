@@ -34,9 +34,9 @@ __all__ = [
     "make_workspace",
 ]
 
-# A Gaussian on the screen, [SCREEN_FIELDS, N]: mean x, y (pixels), l11, l21 / l11, l22 of the Cholesky factor
-# (pixels), r, g, b, opacity, then what the inner loops want of those: WHITEN / l11, WHITEN / l22, log2 opacity.
 SCREEN_FIELDS = 12
+"""A Gaussian on the screen: mean x, y (pixels), l11, l21 / l11, l22 of the Cholesky factor (pixels), r, g, b,
+opacity, then what the inner loops want of those: WHITEN / l11, WHITEN / l22, log2 opacity."""
 MOMENTS = 9
 WHITEN = math.sqrt(0.5 * math.log2(math.e))  # folds exp's base change and the 1/2 of sigma into u and v
 
@@ -130,7 +130,7 @@ def bin_strips(screen: Floats, count: int, height: int, width: int, space: Works
 
 @inlined
 def whitened(screen: Floats, i: int, strip: int, row: int, column: Lanes) -> tuple[Lanes, Lanes]:
-    """u and v of Gaussian i at the sixteen pixels of a row, times WHITEN.
+    """U and v of Gaussian i at the sixteen pixels of a row, times WHITEN.
 
     The offset is taken in float64: float32 would lose 1e-3 of alpha on thin, tilted Gaussians.
     """
@@ -179,7 +179,9 @@ def forward_strip(screen: Floats, strip: int, height: int, keep: bool, space: Wo
             weight = select_less(_TRANSMITTANCE_MIN, after, weight, 0.0)
             alpha = select_less(_TRANSMITTANCE_MIN, after, alpha, 0.0)
             store(
-                transmittance, k * 16, select_less(_TRANSMITTANCE_MIN, after, after, negative_absolute(before))
+                transmittance,
+                k * 16,
+                select_less(_TRANSMITTANCE_MIN, after, after, negative_absolute(before)),
             )
             c = k * 48
             store(colour, c, fma(weight, r, load(colour, c)))
