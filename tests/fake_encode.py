@@ -26,13 +26,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from PIL import Image
+from rich.console import Console
+
 from gvit.pipeline.config import EncodeConfig, RunConfig
 from gvit.pipeline.encode import encode
 from gvit.pipeline.fit_config import FitConfig
 from gvit.schemas import GvitError
 from gvit.schemas import encode as store
-from PIL import Image
-from rich.console import Console
 
 SHARD_SIZE = 300
 PER_CLASS = 250

@@ -10,9 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gvit
 import numpy as np
 import pytest
+
+import gvit
 from gvit import cli
 from gvit.pipeline import dry_run as dry_run_module
 from gvit.pipeline import encode as encode_module

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from gvit.pipeline.lease import Lease
 from gvit.schemas import GvitError
 

@@ -8,12 +8,13 @@ import shutil
 import sys
 from pathlib import Path
 
-import gvit
 import numpy as np
 import pytest
-from gvit.pipeline import decode_pool, worker
 from PIL import Image
 from rich.console import Console
+
+import gvit
+from gvit.pipeline import decode_pool, worker
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_encode as fake

@@ -9,9 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
-import gvit
 import numpy as np
 import pytest
+
+import gvit
 from gvit.schemas import DatasetError, GvitError
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gvit.pipeline.journal import BlockResult, Journal, Outcome, _pack, _unpack
-from gvit.schemas import atomic_write
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gvit.pipeline.journal import BlockResult, Journal, Outcome, _pack, _unpack
+from gvit.schemas import atomic_write
 
 OK = Outcome("a/1", 10, 12, 27.123456789012345, None, "ab" * 32)
 UNFIT = Outcome("a/2", 10, 12, None, "the fit gave no finite result", "cd" * 32)

@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict
 
 import pytest
+
 from gvit.pipeline import lease as lease_module
 from gvit.pipeline.lease import STALE_SECONDS, Holder, Lease
 from gvit.schemas import GvitError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from gvit.pipeline.config import EncodeConfig, RunConfig, fingerprint
 from gvit.pipeline.fit_config import FitConfig
 from gvit.pipeline.plan import make_plan
