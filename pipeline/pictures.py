@@ -78,7 +78,7 @@ def draw_one(dataset: Dataset, originals: Originals, row: Row) -> Picture:
     original = originals.find(row)
     subject = Subject(
         title=row.key,
-        note=_describe(row, manifest.fit.crop),
+        note=_describe(row, manifest.fit.crop, with_original=original.pixels is not None),
         gaussians=dataset.by_key(row.key).gaussians,
         size=manifest.size,
         original=original.pixels,
@@ -87,14 +87,15 @@ def draw_one(dataset: Dataset, originals: Originals, row: Row) -> Picture:
     return Picture(draw_view(subject), 1, int(original.pixels is not None), original.absence)
 
 
-def _describe(row: Row, crop: str) -> str:
+def _describe(row: Row, crop: str, *, with_original: bool) -> str:
     shape = f"{row.width} x {row.height} pixels"
     parts = [
         f"class {row.class_name}" if row.class_name is not None else "no class",
         f"split {row.split}",
         f"original {shape}, its centred square" if crop == "center" else f"original {shape}",
-        f"{row.psnr:.2f} dB",
     ]
+    if not with_original:
+        parts.append(f"PSNR {row.psnr:.2f} dB when it was encoded")
     return "  |  ".join(parts)
 
 
@@ -106,7 +107,7 @@ def draw_sheet(dataset: Dataset, originals: Originals, count: int) -> Picture:
     """
     if not len(dataset):
         raise GvitError(f"{dataset.path} holds no sets, so there is nothing to draw")
-    places = _spread(dataset.labels, count)
+    places = _spread(dataset, count)
     rows = table_to_rows(_stored(dataset.rows).take(places))
     found = [originals.find(row) for row in rows]
     thumbnails = [
@@ -119,7 +120,7 @@ def draw_sheet(dataset: Dataset, originals: Originals, count: int) -> Picture:
         title=dataset.path.absolute().name,
         note=f"{len(rows)} of {len(dataset)} images at {manifest.size} x {manifest.size} pixels, "
         f"{manifest.gaussians} Gaussians each{mean}"
-        + (";  left the original, right the sets" if shown else ""),
+        + ("; left the original, right its Gaussians" if shown else ""),
         thumbnails=thumbnails,
         gaussians=dataset.gaussians(places),
         size=manifest.size,
@@ -132,9 +133,9 @@ def _stored(rows: pa.Table) -> pa.Table:
     return rows.filter(pc.equal(rows["status"], "ok"))
 
 
-def _spread(labels: np.ndarray, count: int) -> list[int]:
-    """Return up to `count` indices, evenly over the order by label, so that every class has its share."""
-    order = np.argsort(labels, kind="stable")
+def _spread(dataset: Dataset, count: int) -> list[int]:
+    """Return up to `count` indices, evenly over the order by label and key: every class has its share."""
+    order = np.lexsort((np.array(dataset.keys), dataset.labels))
     wanted = np.linspace(0, len(order) - 1, min(count, len(order)))
     return order[wanted.round().astype(np.int64)].tolist()
 

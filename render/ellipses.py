@@ -10,17 +10,19 @@ from PIL import Image, ImageDraw
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["draw_ellipses", "ellipse_outlines"]
+__all__ = ["DEVIATIONS", "draw_ellipses", "ellipse_outlines"]
 
-_DEVIATIONS = 1.0  # half axes of an ellipse in standard deviations
+DEVIATIONS = 1.5
+"""Half axes of an ellipse in standard deviations."""
+
 _CORNERS = 48
 _OVERSAMPLING = 3
-_GROUND = (24, 26, 30)
+_GROUND = (233, 236, 239)
 _RIM = 0.72  # brightness of an outline against its ellipse's
 
 
 def ellipse_outlines(gaussians: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float64]:
-    """Return where each Gaussian's density has fallen to exp(-1/2) of its peak, on a square canvas.
+    """Return each Gaussian's outline at 1.5 standard deviations, on a square canvas.
 
     Args:
         gaussians: [N, 9], canvas units.
@@ -31,7 +33,7 @@ def ellipse_outlines(gaussians: npt.NDArray[np.float32], side: int) -> npt.NDArr
     """
     x, y, sx, sy, theta = (gaussians[:, k, None].astype(np.float64) for k in range(5))
     angle = np.linspace(0.0, 2.0 * np.pi, _CORNERS, endpoint=False)
-    u, v = _DEVIATIONS * sx * np.cos(angle), _DEVIATIONS * sy * np.sin(angle)
+    u, v = DEVIATIONS * sx * np.cos(angle), DEVIATIONS * sy * np.sin(angle)
     outline = np.stack(
         [x + np.cos(theta) * u - np.sin(theta) * v, y + np.sin(theta) * u + np.cos(theta) * v], axis=-1
     )
@@ -39,7 +41,7 @@ def ellipse_outlines(gaussians: npt.NDArray[np.float32], side: int) -> npt.NDArr
 
 
 def draw_ellipses(gaussians: npt.NDArray[np.float32], side: int) -> Image.Image:
-    """Draw a set [N, 9] on a dark square of `side` pixels, each as see-through as its opacity says."""
+    """Draw a set [N, 9] on a light square of `side` pixels, each as see-through as its opacity says."""
     large = side * _OVERSAMPLING
     image = Image.new("RGB", (large, large), _GROUND)
     draw = ImageDraw.Draw(image, "RGBA")

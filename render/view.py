@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .cpu import render_numpy
-from .ellipses import draw_ellipses
+from .ellipses import DEVIATIONS, draw_ellipses
 from .lettering import GREY, HAIRLINE, INK, PAPER, write, write_right
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _make_panels(subject: Subject, side: int) -> tuple[_Panel, _Panel, _Panel, _
     return (
         original,
         _Panel("rendering", canvas, enlarge(to_pixels(rendering), side)),
-        _Panel(_gaussians(count), "one standard deviation each", draw_ellipses(subject.gaussians, side)),
+        _Panel(_gaussians(count), f"drawn to {DEVIATIONS} standard deviations", draw_ellipses(subject.gaussians, side)),
         error,
     )
 
