@@ -103,7 +103,7 @@ class Fitter:
         self._threads = threads
         self._schedule = schedule(config)
         total_steps = int(self._schedule[:, 1].sum())
-        self._relocation = Relocation(
+        self.relocation = Relocation(
             every=max(5, total_steps // _RELOCATIONS),
             until=0.9,
             share=0.05,
@@ -140,7 +140,7 @@ class Fitter:
             self._schedule,
             np.uint64(_image_seed(self._config.seed, key)),
             _RATES,
-            self._relocation,
+            self.relocation,
             self._workspace(),
             fields,
         )

@@ -13,7 +13,7 @@ from .optimise import Rates, blend_and_compare, descend, gather_gradients, place
 from .relocate import Relocation, relocate
 from .start import sample_start
 
-__all__ = ["fit_image"]
+__all__ = ["fit_image", "to_strips"]
 
 
 @inlined
@@ -40,7 +40,7 @@ def _area_average(planes: Floats, size: int) -> Floats:
 
 
 @inlined
-def _to_strips(planes: Floats) -> Floats:
+def to_strips(planes: Floats) -> Floats:
     """Planes [3, S, S] as [strips, S, 3, 16] flat, 0 beyond the edge."""
     size = planes.shape[1]
     strips = (size + LANES - 1) // LANES
@@ -116,7 +116,7 @@ def fit_image(
     for s in range(stages.shape[0]):
         canvas = stages[s, 0]
         scale = canvas / size
-        target = _to_strips(planes if canvas == size else _area_average(planes, canvas))
+        target = to_strips(planes if canvas == size else _area_average(planes, canvas))
         blur = rates.blur if canvas < size else 0.0
         for _ in range(stages[s, 1]):
             step += 1

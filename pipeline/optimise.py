@@ -34,7 +34,9 @@ __all__ = ["Rates", "blend_and_compare", "descend", "place_on_screen"]
 
 _LOG2E = math.log2(math.e)
 _EPSILON = RULE.epsilon
-_TINY = 1e-12
+_EPSILON2 = (
+    1e-8  # of a squared gradient; far below what a visible error gives, and keeps the square root off 0
+)
 _LOGIT_MIN, _LOGIT_MAX = math.log(1 / 254) + 0.1, 6.0
 
 
@@ -190,7 +192,7 @@ def descend(
         square = fma(load(second, i) - gradient * gradient, rates.beta2, gradient * gradient)
         store(first, i, mean)
         store(second, i, square)
-        store(gradients, i, mean * unbias1 / (sqrt(square * unbias2) + _TINY) * -decay)
+        store(gradients, i, mean * unbias1 / sqrt(fma(square, unbias2, _EPSILON2)) * -decay)
     for i in range(0, n, LANES):
         l11 = exp2(load(params, 2 * n + i) * _LOG2E)
         l22 = exp2(load(params, 4 * n + i) * _LOG2E)

@@ -18,7 +18,7 @@ from ..render.lanes import LANES, absolute, fill, fma, load, lower, store, total
 from ..render.strips import Workspace, bin_strips, forward_strip
 from ..schemas.rule import RULE
 
-__all__ = ["Relocation", "relocate"]
+__all__ = ["Relocation", "relocate", "removal_costs"]
 
 _EPSILON = RULE.epsilon
 
@@ -41,7 +41,7 @@ def _shown(value, target):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN20
 
 
 @inlined
-def _removal_costs(
+def removal_costs(
     screen: Floats,
     target: Floats,
     size: int,
@@ -196,7 +196,7 @@ def relocate(
     """
     residual = np.empty((3, size, (size + LANES - 1) // LANES * LANES), np.float32)
     costs, behind = np.empty(count), np.empty(size * 64, np.float32)
-    _removal_costs(screen, target, size, space, behind, costs, residual)
+    removal_costs(screen, target, size, space, behind, costs, residual)
     gain, width = np.empty((size, size), np.float32), np.empty((size, size), np.float32)
     _gain_maps(residual, size, gain, width)
     cheapest = np.argsort(costs, kind="mergesort")
@@ -204,7 +204,7 @@ def relocate(
     for n in range(int(how.share * count)):
         y, x, best = _take_best(gain, width, how.spread)
         i = cheapest[n]
-        if best < how.margin * costs[i]:
+        if best <= how.margin * max(costs[i], 0.0):
             break
         params[0, i], params[1, i] = (x + 0.5) / scale, (y + 0.5) / scale
         params[2, i] = math.log(width[y, x] / scale)
