@@ -32,7 +32,7 @@ from .keyed_random import uniform
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["NO_AUGMENTATION", "AugmentConfig", "Frame", "augment"]
+__all__ = ["AugmentConfig", "Frame", "augment"]
 
 Frame: TypeAlias = Literal["canvas", "center", "fit"]
 
@@ -117,10 +117,6 @@ class AugmentConfig:
     def recolors(self) -> bool:
         """Whether there is colour jitter."""
         return any((self.brightness, self.contrast, self.saturation, self.hue))
-
-
-NO_AUGMENTATION = AugmentConfig()
-"""Gives every set back as it is."""
 
 
 def _check(field: str, value: float, low: float, high: float) -> None:

@@ -1,9 +1,9 @@
 """Cutmix and mixup of sets: parts of two sets make one of the same size, and the label is shared likewise.
 
-Both choose Gaussians of each set and take their union in depth order: ranks of the two sets alternate, so each
-keeps its own order, and what was in front stays in front. Where the union is larger than a set, a random part
-of it is left out; where it is smaller, the rest of the rows are marked as not there. The label is shared by
-the numbers of Gaussians that are there in the end: Gaussians are where the content is, so a box of empty
+Both choose Gaussians of each set and take their union in depth order: ranks of the two sets alternate, so
+each keeps its own order, and what was in front stays in front. Where the union is larger than a set, a random
+part of it is left out; where it is smaller, the rest of the rows are marked as not there. The label is shared
+by the numbers of Gaussians that are there in the end: Gaussians are where the content is, so a box of empty
 background brings none of its label.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..schemas import NUM_FIELDS, GvitError
 from .keyed_random import hashes, uniform
 
-__all__ = ["NO_MIX", "LabelledSets", "MixConfig", "MixedSets", "mix", "soft_targets"]
+__all__ = ["LabelledSets", "MixConfig", "MixedSets", "mix", "soft_targets"]
 
 BETA_ATTEMPTS = 32  # each accepts half of the time at alpha 1, more below
 NEVER = torch.iinfo(torch.int64).max
@@ -60,12 +60,8 @@ class MixConfig:
         return self.switch if self.cutmix and self.mixup else float(self.cutmix > 0)
 
 
-NO_MIX = MixConfig()
-"""Leaves every sample alone."""
-
-
 class LabelledSets(NamedTuple):
-    """Sets ``[B, N, 9]``, which Gaussians are there (bool ``[B, N]``, None: all), and labels int64 ``[B]``."""
+    """Sets ``[B, N, 9]``, which Gaussians are there (bool ``[B, N]``, None: all), labels int64 ``[B]``."""
 
     gaussians: Tensor
     there: Tensor | None
@@ -152,7 +148,7 @@ def _there(sets: LabelledSets) -> Tensor:
 
 
 def _beta(chance: Tensor, alpha: float) -> Tensor:
-    """Return numbers of the distribution Beta(alpha, alpha), ``[B]``: Johnk's, the first attempt that holds."""
+    """Return numbers distributed as Beta(alpha, alpha), ``[B]``: Johnk's first attempt that holds."""
     if not alpha:
         return torch.ones_like(chance[:, 0])
     first, second = (chance ** (1 / alpha)).split(BETA_ATTEMPTS, dim=1)
