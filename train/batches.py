@@ -1,0 +1,76 @@
+"""From a batch of stored sets to what the model is trained on: augmented, mixed, with soft targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from .augment import AugmentConfig, augment
+from .loader import Batch
+from .mix import LabelledSets, MixConfig, MixedSets, mix
+
+__all__ = ["BatchPlan", "cut", "evaluation_view"]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """What happens to training batches; the same for a sample on any rank.
+
+    Attributes:
+        seed: Of the run.
+        classes: Number of classes.
+        smoothing: Of the labels.
+        augment: What happens to each set.
+        mix: How sets are mixed.
+    """
+
+    seed: int
+    classes: int
+    smoothing: float
+    augment: AugmentConfig
+    mix: MixConfig
+
+    def prepare(self, batch: Batch, guide: Callable[[Batch], Tensor], epoch: int) -> MixedSets:
+        """Guide, augment and mix a batch, and give it targets."""
+        own = self._augmented(batch, guide, epoch)
+        return mix(
+            own,
+            own if batch.partner is None else self._augmented(batch.partner, guide, epoch),
+            batch.indices,
+            seed=self.seed,
+            epoch=epoch,
+            config=self.mix,
+            num_classes=self.classes,
+            smoothing=self.smoothing,
+        )
+
+    def _augmented(self, batch: Batch, guide: Callable[[Batch], Tensor], epoch: int) -> LabelledSets:
+        sets, there = augment(
+            guide(batch), batch.aspect, batch.indices, seed=self.seed, epoch=epoch, config=self.augment
+        )
+        return LabelledSets(sets, there, batch.labels)
+
+
+def evaluation_view(config: AugmentConfig) -> AugmentConfig:
+    """Return of an augmentation what is no accident: the frame that a set is seen in."""
+    return AugmentConfig(
+        frame=config.frame, center_fraction=config.center_fraction, min_scale=config.min_scale
+    )
+
+
+def cut(batch: Batch, parts: int) -> list[Batch]:
+    """Cut a batch into at most so many parts of nearly equal length."""
+    size = -(-len(batch) // parts)
+    return [_rows(batch, slice(start, start + size)) for start in range(0, len(batch), size)]
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    tensors = {
+        field.name: getattr(batch, field.name)[rows] for field in fields(Batch) if field.name != "partner"
+    }
+    return Batch(**tensors, partner=None if batch.partner is None else _rows(batch.partner, rows))
