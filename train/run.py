@@ -1,0 +1,400 @@
+"""A training run from start to end: data, model, resume, epochs, checkpoints, pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import signal
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from ..schemas.commit import atomic_write
+from ..schemas.errors import GvitError
+from .checkpoint import Checkpoint, CheckpointFolder, read_checkpoint
+from .metrics import MetricLog, read_metrics, tensorboard_installed
+from .model import build_model
+from .progress import RunDisplay, Standing
+from .ranks import joined_ranks
+from .report import LARGEST_CONFUSION, draw_confusion, draw_curves
+from .settings import Settings, differences, dump, plain, read_yaml
+from .split import TrainingData, open_training_data
+from .tokens import measure_statistics
+from .trainer import Guide, LossIsNanError, Trainer, untouched
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from types import FrameType
+
+    from ..schemas.dataset import Dataset
+    from .config import TrainConfig
+    from .evaluate import Evaluation
+    from .ranks import Ranks
+
+__all__ = ["Interrupted", "TrainSummary", "train"]
+
+_CONFIG = "config.yaml"
+_FREE_TO_CHANGE = {
+    "run": (
+        "out",
+        "device",
+        "compile",
+        "log_every",
+        "evaluate_every",
+        "checkpoint_minutes",
+        "keep",
+        "resume",
+    ),
+    "data": ("cache", "shards", "val_shards"),
+}
+"""What may change from one part of a run to the next; datasets are compared by content."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSummary:
+    """What a run ended with: its evaluation after the last epoch, and how fast it trained."""
+
+    top1: float
+    top5: float
+    loss: float
+    samples: int
+    epochs: int
+    steps: int
+    samples_per_second: float
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was interrupted and saved.
+
+    Attributes:
+        step: Updates that are saved.
+        terminated: By SIGTERM rather than Ctrl-C.
+    """
+
+    def __init__(self, step: int, *, terminated: bool) -> None:
+        super().__init__(f"interrupted at step {step}")
+        self.step = step
+        self.terminated = terminated
+
+
+def train(config: TrainConfig, *, console: Console | None = None, guide: Guide = untouched) -> TrainSummary:
+    """Train a model, or go on with a run that was interrupted.
+
+    Args:
+        config: What to do.
+        console: Where progress goes; None for standard error.
+        guide: What happens to sets before augmentation.
+
+    Raises:
+        GvitError: Data, config or folder do not allow it, or the loss is no number any more.
+        Interrupted: Ctrl-C or SIGTERM; the run is saved, and the same call goes on with it.
+    """
+    console = Console(stderr=True) if console is None else console
+    with joined_ranks(config.run.device) as ranks:
+        data = open_training_data(config.data, config.seed)
+        last = _checkpoint_to_resume(config, data)
+        ranks.wait()  # nobody may write before all have looked
+        model = build_model(config.model, len(data.classes), measure_statistics(data.train), seed=config.seed)
+        trainer = Trainer(config, data, model, ranks, guide)
+        run = _Run(config, data, trainer, ranks, console if ranks.leads else None)
+        if last is not None:
+            run.go_on(last)
+        return run.run()
+
+
+def _checkpoint_to_resume(config: TrainConfig, data: TrainingData) -> Checkpoint | None:
+    """Find where to go on, and refuse to mix runs.
+
+    Raises:
+        GvitError: The folder holds something else, or a run with other settings or data.
+    """
+    out = config.run.out
+    if out.exists() and not out.is_dir():
+        raise GvitError(f"{out} is a file: choose a folder with --out")
+    recorded = out / _CONFIG
+    if out.exists() and any(out.iterdir()) and not recorded.exists():
+        raise GvitError(f"{out} holds something that is no run of gvit: choose another folder with --out")
+    path = CheckpointFolder(out).last
+    if path is None:
+        return None
+    if config.run.resume == "never":
+        raise GvitError(f"{out} already holds a run: choose another --out, or go on with --resume auto")
+    differing = differences(_binding(plain(config)), _binding(read_yaml(recorded)))
+    if differing:
+        raise GvitError(
+            f"{out} holds a run with other settings, {', '.join(differing)}: "
+            "use the same settings to go on with it, or choose another --out"
+        )
+    checkpoint = read_checkpoint(path, with_state=True)
+    if checkpoint.about["data"] != _describe_data(data):
+        raise GvitError(f"{out} was trained on other data than {config.data.shards}: choose another --out")
+    return checkpoint
+
+
+def _binding(settings: Settings) -> Settings:
+    """The settings that must stay the same throughout a run."""
+    kept = {name: value for name, value in settings.items() if name != "recipe"}
+    for section, free in _FREE_TO_CHANGE.items():
+        kept[section] = {name: value for name, value in kept.get(section, {}).items() if name not in free}
+    kept["run"].pop("tensorboard", None)
+    return kept
+
+
+def _describe_data(data: TrainingData) -> dict[str, Any]:
+    """What a model needs to be given the same kind of sets, and a digest of those that it was given."""
+    manifest = data.train.manifest
+    return {
+        "classes": list(data.classes),
+        "gaussians": manifest.gaussians,
+        "size": manifest.size,
+        "encoding": manifest.encoding,
+        "fit": plain(manifest.fit),
+        "train": _digest(data.train),
+        "val": _digest(data.val),
+    }
+
+
+def _digest(part: Dataset) -> str:
+    sums = ",".join(shard.sha256 for shard in part.manifest.shards)
+    keys = "\n".join(part.keys)
+    return hashlib.sha256(f"{sums}\n{keys}".encode()).hexdigest()
+
+
+@dataclass(slots=True)
+class _Stop:
+    """Whether a signal asked the run to stop."""
+
+    requested: bool = False
+    terminated: bool = False
+
+
+@contextlib.contextmanager
+def _stoppable() -> Generator[_Stop]:
+    """Turn the first Ctrl-C or SIGTERM into a request; a second one ends the process as usual."""
+    stop = _Stop()
+
+    def request(number: int, _frame: FrameType | None) -> None:
+        stop.requested, stop.terminated = True, number == signal.SIGTERM
+        signal.signal(number, before[number])
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {int(number): signal.getsignal(number) for number in numbers}
+        for number in numbers:
+            signal.signal(number, request)
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])
+
+
+@dataclass(slots=True)
+class _Pace:
+    """Samples and seconds of training, without evaluation and checkpoints."""
+
+    samples: int = 0
+    seconds: float = 0.0
+    since: float = field(default_factory=time.perf_counter)
+
+    def restart(self) -> None:
+        self.since = time.perf_counter()
+
+    def add(self, samples: int) -> float:
+        """Count samples since the last time; returns samples per second since then."""
+        spent = time.perf_counter() - self.since
+        self.samples += samples
+        self.seconds += spent
+        self.restart()
+        return samples / max(spent, 1e-9)
+
+    @property
+    def samples_per_second(self) -> float:
+        return self.samples / self.seconds if self.seconds else 0.0
+
+
+class _Run:
+    """A trainer in its folder."""
+
+    def __init__(
+        self, config: TrainConfig, data: TrainingData, trainer: Trainer, ranks: Ranks, console: Console | None
+    ) -> None:
+        self._config = config
+        self._data = data
+        self._trainer = trainer
+        self._ranks = ranks
+        self._folder = CheckpointFolder(config.run.out, config.run.keep)
+        self._standing = Standing(config.epochs, trainer.total_steps)
+        self._display = RunDisplay(self._standing, console)
+        self._pace = _Pace()
+        self._best: float | None = None
+        self._evaluation: Evaluation | None = None
+        self._saved_at = time.monotonic()
+        self._log: MetricLog | None = None
+        self._stop = _Stop()
+
+    def go_on(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint.
+
+        Raises:
+            GvitError: It is of another model.
+        """
+        state = checkpoint.state
+        try:
+            self._trainer.restore(checkpoint.model, checkpoint.ema, state["trainer"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise GvitError(
+                f"the checkpoints in {self._config.run.out} are of another model: choose another --out"
+            ) from error
+        self._best = state["best"]
+        self._standing.val_top1 = state["val_top1"]
+        self._display.say(f"going on from step {checkpoint.step} of {self._trainer.total_steps}")
+
+    def run(self) -> TrainSummary:
+        """Train until the end, or until something stops it."""
+        trainer = self._trainer
+        if self._ranks.leads:
+            self._open_folder()
+        self._introduce()
+        try:
+            with _stoppable() as self._stop, self._display:
+                while not trainer.finished:
+                    self._pace.restart()
+                    trainer.train_epoch(self._after_step)
+                    self._after_epoch()
+                evaluation = self._evaluation or trainer.evaluate()
+        except LossIsNanError as error:
+            raise self._explain(error) from error
+        finally:
+            if self._log is not None:
+                self._log.close()
+        return self._conclude(evaluation)
+
+    def _open_folder(self) -> None:
+        run = self._config.run
+        run.out.mkdir(parents=True, exist_ok=True)
+        atomic_write(run.out / _CONFIG, dump(plain(self._config)).encode())
+        self._log = MetricLog(
+            run.out,
+            resumed_at=self._trainer.step,
+            epochs_done=self._trainer.epoch,
+            tensorboard=run.tensorboard,
+        )
+
+    def _introduce(self) -> None:
+        config, trainer = self._config, self._trainer
+        weights = sum(parameter.numel() for parameter in trainer.model.parameters())
+        train_sets, val_sets = len(self._data.train), len(self._data.val)
+        self._display.say(
+            f"{config.model.name}, {weights / 1e6:.1f} M weights; {train_sets} sets of "
+            f"{self._data.train.manifest.gaussians} Gaussians in {len(self._data.classes)} classes to train on, "
+            f"{val_sets} to evaluate on; {config.epochs} epochs of {trainer.steps_per_epoch} steps "
+            f"on {self._ranks.world} x {self._ranks.device.type}; results go to {config.run.out}"
+        )
+        if config.run.tensorboard and not tensorboard_installed():
+            self._display.say("TensorBoard is not installed, metrics go to metrics.jsonl only")
+
+    def _after_step(self) -> None:
+        trainer, standing = self._trainer, self._standing
+        standing.advance(trainer.epoch, trainer.step)
+        standing.rate = trainer.rate_of(trainer.step - 1)
+        in_epoch = trainer.samples_seen // self._config.batch_size
+        to_log = in_epoch % trainer.log_every == 0 or in_epoch == trainer.steps_per_epoch
+        if to_log:
+            self._log_interval()
+        # Several ranks can only agree where all of them wait for each other anyway.
+        if self._ranks.world == 1 or to_log:
+            self._stop_or_save()
+        self._display.refresh()
+
+    def _log_interval(self) -> None:
+        trainer, standing = self._trainer, self._standing
+        interval = trainer.take_interval()
+        pace = self._pace.add(interval.samples)
+        standing.loss, standing.top1, standing.samples_per_second = interval.loss, interval.top1, pace
+        self._write(
+            {
+                "kind": "train",
+                "step": trainer.step,
+                "epoch": trainer.epoch + 1,
+                "loss": interval.loss,
+                "top1": interval.top1,
+                "lr": standing.rate,
+                "samples_per_second": round(pace, 1),
+            }
+        )
+
+    def _write(self, point: dict[str, Any]) -> None:
+        if self._log is not None:
+            self._log.write(point)
+
+    def _stop_or_save(self) -> None:
+        overdue = time.monotonic() - self._saved_at >= 60.0 * self._config.run.checkpoint_minutes
+        if self._ranks.any(self._stop.requested):
+            self._save(best=False)
+            raise Interrupted(self._trainer.step, terminated=self._stop.terminated)
+        if self._ranks.any(overdue):
+            self._save(best=False)
+
+    def _after_epoch(self) -> None:
+        trainer, every = self._trainer, self._config.run.evaluate_every
+        best = False
+        if trainer.finished or trainer.epoch % every == 0:
+            evaluation = self._evaluation = trainer.evaluate()
+            best = self._best is None or evaluation.top1 > self._best
+            self._best = evaluation.top1 if best else self._best
+            self._standing.val_top1 = evaluation.top1
+            self._write(
+                {"kind": "evaluation", "step": trainer.step, "epoch": trainer.epoch, **_scores(evaluation)}
+            )
+        self._save(best=best)
+        self._display.refresh()
+
+    def _save(self, *, best: bool) -> None:
+        """Save, unless a loss was no number: what was saved before is better then."""
+        trainer = self._trainer
+        trainer.check_loss()
+        self._saved_at = time.monotonic()
+        if not self._ranks.leads:
+            return
+        about = {
+            "model": plain(self._config.model),
+            "augment": plain(self._config.augment),
+            "data": _describe_data(self._data),
+            "epoch": trainer.epoch,
+            "evaluation": None if self._evaluation is None else _scores(self._evaluation),
+        }
+        state = {"trainer": trainer.state(), "best": self._best, "val_top1": self._standing.val_top1}
+        weights = trainer.model.state_dict()
+        ema = None if trainer.ema is None else trainer.ema.module.state_dict()
+        try:
+            self._folder.save(Checkpoint(trainer.step, about, weights, ema, state), best=best)
+        except OSError as error:
+            raise GvitError(f"cannot save in {self._config.run.out}: {error.strerror or error}") from error
+
+    def _explain(self, error: LossIsNanError) -> GvitError:
+        last = self._folder.last
+        kept = f"the last good checkpoint is {last}" if last is not None else "no checkpoint had been saved"
+        return GvitError(f"{error}; {kept}: try a lower --lr, or --precision float32")
+
+    def _conclude(self, evaluation: Evaluation) -> TrainSummary:
+        out = self._config.run.out
+        if self._ranks.leads:
+            draw_curves(read_metrics(out), out / "curves.png")
+            if len(self._data.classes) <= LARGEST_CONFUSION:
+                draw_confusion(evaluation.confusion.numpy(), self._data.classes, out / "confusion.png")
+        return TrainSummary(
+            **_scores(evaluation),
+            epochs=self._trainer.epoch,
+            steps=self._trainer.step,
+            samples_per_second=round(self._pace.samples_per_second, 1),
+        )
+
+
+def _scores(evaluation: Evaluation) -> dict[str, Any]:
+    return {name: getattr(evaluation, name) for name in ("top1", "top5", "loss", "samples")}
