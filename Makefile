@@ -2,14 +2,27 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO := out/demo
 
 .PHONY: demo test lint format bench clean
 
 $(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "gvit needs Python 3.11 or newer: try  make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -e ".[dev]"
 	touch $@
+
+demo: $(STAMP)
+	$(BIN)/gvit demo $(DEMO)
+	$(BIN)/gvit encode $(DEMO)/digits $(DEMO)/digits.gvit --num-gaussians 64 --size 32 --overwrite
+	$(BIN)/gvit encode $(DEMO)/photos $(DEMO)/photos.gvit --overwrite
+	$(BIN)/gvit info $(DEMO)/digits.gvit
+	$(BIN)/gvit info $(DEMO)/photos.gvit
+	$(BIN)/gvit view $(DEMO)/digits.gvit -o $(DEMO)/digits.png
+	$(BIN)/gvit view $(DEMO)/photos.gvit -o $(DEMO)/photos.png
+	$(BIN)/gvit view $(DEMO)/photos.gvit chelsea -o $(DEMO)/chelsea.png
 
 test: $(STAMP)
 	$(BIN)/pytest
@@ -22,6 +35,11 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	@for script in benchmarks/*.py; do \
+		echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache out
