@@ -37,7 +37,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	@for script in benchmarks/*.py; do \
+	@for script in $(wildcard benchmarks/*.py); do \
 		echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
 	done
 

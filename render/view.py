@@ -132,7 +132,11 @@ def _make_panels(subject: Subject, side: int) -> tuple[_Panel, _Panel, _Panel, _
     return (
         original,
         _Panel("rendering", canvas, enlarge(to_pixels(rendering), side)),
-        _Panel(_gaussians(count), f"drawn to {DEVIATIONS} standard deviations", draw_ellipses(subject.gaussians, side)),
+        _Panel(
+            _gaussians(count),
+            f"drawn to {DEVIATIONS} standard deviations",
+            draw_ellipses(subject.gaussians, side),
+        ),
         error,
     )
 
