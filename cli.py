@@ -5,6 +5,7 @@ Decoding processes import this module again, so it stays light: no torch, numba,
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -30,6 +31,8 @@ def _new_app(description: str | None = None) -> typer.Typer:
 
 def _run(app: typer.Typer) -> None:
     """Run a command line; an error that a person can act on is its one sentence and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a class name may be more than an ASCII pipe can say
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except Exception as error:

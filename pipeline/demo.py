@@ -50,7 +50,7 @@ Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout
 def demo_command(folder: Folder, as_json: Json = False) -> None:
     """Write real images to try gvit on: 1797 digits in ten classes, and 16 photographs.
 
-    Nothing is downloaded: they come with scikit-learn and scikit-image (pip install 'gvit[demo]').
+    Nothing is downloaded: they come with scikit-learn and scikit-image, which must be installed.
     """
     from ..schemas.errors import GvitError
 

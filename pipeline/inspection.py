@@ -20,7 +20,7 @@ Destination = Annotated[Path, typer.Argument(metavar="DST", help="Folder of a fi
 Key = Annotated[
     str | None,
     typer.Argument(
-        metavar="[KEY]", help="Key of an image, or its path in SRC. Without: a contact sheet of many."
+        metavar="KEY", help="Key of an image, or its path in SRC. Without: a contact sheet of many."
     ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")]

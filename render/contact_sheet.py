@@ -55,7 +55,7 @@ def draw_contact_sheet(
     cell = side if all(one.original is None for one in thumbnails) else 2 * side + 2
     columns = max(1, min(len(thumbnails), _PAGE // (cell + _GAP)))
     rows = math.ceil(len(thumbnails) / columns)
-    width = 2 * _MARGIN + columns * (cell + _GAP) - _GAP
+    width = 2 * _MARGIN + math.ceil(max(columns * (cell + _GAP) - _GAP, text_width(note, _NAME)))
     page = Image.new("RGB", (width, _MARGIN + _HEADER + rows * (side + _CAPTION)), PAPER)
     draw = ImageDraw.Draw(page)
     write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE, INK, width - 2 * _MARGIN)

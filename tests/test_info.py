@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -107,6 +109,15 @@ def test_on_a_narrow_terminal_no_line_is_wider_than_it(dataset):
     table = lines[-8:]  # above it is the path, broken where the terminal ends
     assert max(len(line) for line in lines) <= 40
     assert any(line.startswith("PSNR") for line in table)
+
+
+def test_a_name_that_the_output_cannot_say_is_escaped(tmp_path):
+    fake.make_source(tmp_path / "src", classes=("\u732b",), per_class=1)
+    fake.fake_encode(tmp_path / "src", tmp_path / "dst")
+    program = "import sys; from gvit import cli; sys.argv = ['gvit', 'info', 'dst']; cli.main()"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    out = subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path, env=environment, text=True)
+    assert "1 (\\u732b)" in out
 
 
 @pytest.mark.parametrize(
