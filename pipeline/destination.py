@@ -30,8 +30,8 @@ PRIVATE = ".gvit"
 """The folder below a dataset that is not part of it."""
 
 _OF_A_DATASET = re.compile(
-    r"dataset\.json|README\.md|shard-\d{6,}\.(tar|parquet|json)"  # finished
-    r"|\.(dataset\.json|README\.md|shard-\d{6,}\.(tar|parquet|json))\..+\.tmp"  # of a killed run
+    r"dataset\.json|README\.md|SHA256SUMS|contact-sheet\.png|shard-\d{6,}\.(tar|parquet|json)"  # finished
+    r"|\.(dataset\.json|README\.md|SHA256SUMS|shard-\d{6,}\.(tar|parquet|json))\..+\.tmp"  # of a killed run
 )
 _KEPT_BY_CLEAR = frozenset({"lease", "lease.lock", "run.json"})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

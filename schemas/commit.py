@@ -13,6 +13,7 @@ import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from .checksums import SUMS_NAME, checksums_of, dump_checksums
 from .errors import GvitError
 from .files import open_regular
 from .json_codec import to_json
@@ -45,11 +46,13 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 
 def write_manifest(dst: Path, manifest: Manifest) -> None:
-    """Write ``dataset.json``: from here on the dataset is complete.
+    """Write ``SHA256SUMS`` over all files and then ``dataset.json``: from here on the dataset is complete.
 
     Raises:
-        OSError: it could not be written.
+        DatasetError: a file of the dataset cannot be read.
+        OSError: they could not be written.
     """
+    atomic_write(dst / SUMS_NAME, dump_checksums(checksums_of(dst, manifest)))
     atomic_write(dst / MANIFEST_NAME, to_json(manifest))
 
 

@@ -52,7 +52,7 @@ def test_an_encode_killed_at_any_moment_resumes_to_the_same_bytes(source, refere
 
 def test_an_encode_killed_again_and_again_gets_there(source, reference, tmp_path):
     for _ in range(40):
-        done = fake.run_script("kill:15", source, tmp_path / "dst")
+        done = fake.run_script("kill:20", source, tmp_path / "dst")
         if done.returncode == 0:
             break
         assert done.returncode == -signal.SIGKILL
