@@ -31,12 +31,21 @@ GAP = 20
 SIDE = 320  # of a panel that shows 16 x 16 pixels
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("made")
+    fake.make_source(root / "src", per_class=3)
+    (root / "src/cats/broken.png").write_bytes(b"no image")
+    fake.fake_encode(root / "src", root / "dst")
+    return root
+
+
 @pytest.fixture
-def world(tmp_path):
-    """A folder with the images src/{cats,dogs}/{0,1,2}.png, of which one is broken, and their dataset dst."""
-    fake.make_source(tmp_path / "src", per_class=3)
-    (tmp_path / "src/cats/broken.png").write_bytes(b"no image")
-    fake.fake_encode(tmp_path / "src", tmp_path / "dst")
+def world(made, tmp_path):
+    """A folder with src/{cats,dogs}/{0,1,2}.png, a broken image beside them, and dst, as if encoded here."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    record = tmp_path / "dst/.gvit/run.json"
+    record.write_text(record.read_text().replace(str(made), str(tmp_path)))
     return tmp_path
 
 
