@@ -142,6 +142,7 @@ def worker_spec(config: EncodeConfig, source: FolderSource, lease: Lease) -> Wor
         threads=config.run.threads,
         decoders=config.run.decoders(device),
         claim=lease.claim,
+        attempt=lease.claim.token,
     )
 
 

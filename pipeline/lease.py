@@ -15,6 +15,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..schemas.errors import GvitError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["HEARTBEAT_SECONDS", "STALE_SECONDS", "Claim", "Holder", "Lease"]
+__all__ = ["HEARTBEAT_SECONDS", "STALE_SECONDS", "Claim", "Holder", "Lease", "live_holder"]
 
 HEARTBEAT_SECONDS = 20.0
 """How often a live holder touches its lease."""
@@ -65,6 +66,18 @@ class Claim:
             raise FileNotFoundError(errno.ENOENT, "it was removed", str(self.path))
         return holder is not None and holder.token == self.token
 
+    def require(self, destination: Path) -> None:
+        """Make sure that the lease is still ours.
+
+        Raises:
+            GvitError: It is not.
+            FileNotFoundError: The whole folder is gone.
+        """
+        if not self.still_ours():
+            raise GvitError(
+                f"another gvit encode has taken over {destination}: let it finish, or stop it and run this again"
+            )
+
 
 class Lease:
     """The right to write into one dataset, held from `acquire` to `release` or for the body of a `with`."""
@@ -90,7 +103,7 @@ class Lease:
         """
         with self._locked() as now:
             current = _read(self._path)
-            if current is not None and self._alive(current, now):
+            if current is not None and _alive(self._path, current, now):
                 raise GvitError(_refusal(self._path.parent.parent, current))
             temporary = self._path.with_name(f".lease.{self._holder.token}.tmp")
             temporary.write_text(json.dumps(asdict(self._holder)) + "\n")
@@ -123,10 +136,6 @@ class Lease:
             os.utime(self._lock_path)
             yield self._lock_path.stat().st_mtime
 
-    def _alive(self, holder: Holder, now: float) -> bool:
-        if holder.host == self._holder.host:
-            return _start_of(holder.pid) == holder.start
-        return now - self._path.stat().st_mtime < STALE_SECONDS
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS):
@@ -135,6 +144,22 @@ class Lease:
             ):  # a missed beat is no reason to stop; the commit checks the lease
                 if self.claim.still_ours():
                     os.utime(self._path)
+
+
+def live_holder(folder: Path) -> Holder | None:
+    """Return who holds the lease in a folder and is alive, as far as can be told without writing there."""
+    path = folder / "lease"
+    holder = _read(path)
+    try:
+        return holder if holder is not None and _alive(path, holder, time.time()) else None
+    except FileNotFoundError:  # released in between
+        return None
+
+
+def _alive(path: Path, holder: Holder, now: float) -> bool:
+    if holder.host == socket.gethostname():
+        return _start_of(holder.pid) == holder.start
+    return now - path.stat().st_mtime < STALE_SECONDS
 
 
 def _this_process() -> Holder:

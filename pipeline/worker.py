@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .plan import BlockPlan, ShardPlan
     from .sources import Entry, FolderSource
 
-__all__ = ["Fits", "FitterFactory", "ImageFitter", "ShardEncoder", "WorkerSpec", "journal_of"]
+__all__ = ["Fits", "FitterFactory", "ImageFitter", "ShardEncoder", "WorkerSpec", "condemn", "journal_of"]
 
 
 class Fits(Protocol):
@@ -69,7 +69,8 @@ class WorkerSpec:
     """All that a worker needs to know, in plain values that can be sent to another process.
 
     `batch` images are fitted at once on `device` ("cpu" or "cuda") with so many `threads`; `decoders`
-    processes decode; `claim` stands for the lease.
+    processes decode; `claim` stands for the lease; `attempt` (letters, digits, - and _) names the temporary
+    files of this worker, so that it differs from that of any other that may still be alive.
     """
 
     destination: Path
@@ -82,6 +83,7 @@ class WorkerSpec:
     threads: int
     decoders: int
     claim: Claim
+    attempt: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,39 +131,55 @@ class ShardEncoder:
             later = self._pending(shard, blocks[i + 1 :])
             if following is not None:
                 later = chain(later, self._pending(following, following.blocks()))
-            results.append(self._block(shard, block, report, later))
+            results.append(self._block(shard, block, block.entries, report, later))
         mark = self._commit(shard, results)
         self._journal.remove(shard.name)
         return mark
 
+    def encode_part(self, shard: ShardPlan, part: BlockPlan, report: Reporter) -> None:
+        """Fit and journal only these entries of one block of a shard, and commit nothing.
+
+        Raises:
+            GvitError: The lease is lost.
+            OSError: The destination cannot be written.
+        """
+        (block,) = (block for block in shard.blocks() if block.first == part.first)
+        self._block(shard, block, part.entries, report, iter(()))
+
     def _block(
-        self, shard: ShardPlan, block: BlockPlan, report: Reporter, later: Iterator[_Batch]
+        self,
+        shard: ShardPlan,
+        block: BlockPlan,
+        entries: Sequence[Entry],
+        report: Reporter,
+        later: Iterator[_Batch],
     ) -> BlockResult:
-        """Return the result of a block: from the journal as far as it goes, the rest decoded and fitted."""
+        """Return what is known of a block from the journal, and of these entries of it in any case."""
         known = self._journal.read(shard.name, block.first, (entry.key for entry in block.entries))
         parts = [] if known is None else [known]
         for part in parts:
             report(_tally(part, fresh=False))
-        batches = self._batches(block, known)
+        batches = self._batches(block.first, entries, known)
         for i, batch in enumerate(batches):
             upcoming = batches[i + 1] if i + 1 < len(batches) else next(later, None)
             parts.append(self._fit(batch, self._decoded(batch, upcoming)))
             report(_tally(parts[-1], fresh=True))
         result = _merge([entry.key for entry in block.entries], parts)
         if batches:
+            self._spec.claim.require(self._spec.destination)  # or it may be another dataset's journal by now
             self._journal.write(shard.name, block.first, result)
         return result
 
-    def _batches(self, block: BlockPlan, known: BlockResult | None) -> list[_Batch]:
+    def _batches(self, first: int, entries: Sequence[Entry], known: BlockResult | None) -> list[_Batch]:
         done = set() if known is None else {outcome.key for outcome in known.outcomes}
-        todo = [entry for entry in block.entries if entry.key not in done]
+        todo = [entry for entry in entries if entry.key not in done]
         step = self._spec.batch
-        return [_Batch(block.first, tuple(todo[at : at + step])) for at in range(0, len(todo), step)]
+        return [_Batch(first, tuple(todo[at : at + step])) for at in range(0, len(todo), step)]
 
     def _pending(self, shard: ShardPlan, blocks: Sequence[BlockPlan]) -> Iterator[_Batch]:
         for block in blocks:
             known = self._journal.read(shard.name, block.first, (entry.key for entry in block.entries))
-            yield from self._batches(block, known)
+            yield from self._batches(block.first, block.entries, known)
 
     def _decoded(self, batch: _Batch, upcoming: _Batch | None) -> list[Decoded | DecodeFailure]:
         """Wait for a batch to be decoded and let the next one begin."""
@@ -179,7 +197,7 @@ class ShardEncoder:
         pairs = list(zip(batch.entries, decoded, strict=True))
         images = [(entry, image) for entry, image in pairs if isinstance(image, Decoded)]
         fitted: dict[str, Outcome] = {}
-        stored = self._nothing()
+        stored = _no_sets(self._spec)
         if images:
             fits = self._fitter.fit(
                 np.stack([image.pixels for _, image in images]), [entry.key for entry, _ in images]
@@ -195,10 +213,6 @@ class ShardEncoder:
         )
         return BlockResult(tuple(outcomes), stored)
 
-    def _nothing(self) -> NDArray[Any]:
-        encoding = ENCODINGS[self._spec.encoding]
-        return np.empty((0, self._spec.fit.num_gaussians, encoding.columns), encoding.dtype)
-
     def _commit(self, shard: ShardPlan, results: Sequence[BlockResult]) -> DoneMark:
         entries = {entry.key: entry for entry in shard.entries}
         stored = [
@@ -213,7 +227,7 @@ class ShardEncoder:
             stored,
             _rows(shard, results),
             split=shard.split,
-            attempt=claim.token,
+            attempt=self._spec.attempt,
             still_ours=claim.still_ours,
         )
 
@@ -221,6 +235,28 @@ class ShardEncoder:
 def journal_of(destination: Path) -> Journal:
     """Return the journal of a dataset."""
     return Journal(destination / PRIVATE / "journal", atomic_write)
+
+
+def condemn(spec: WorkerSpec, shard: ShardPlan, part: BlockPlan, reason: str) -> None:
+    """Journal the entries of a part of a block as failed, so that no worker touches them again.
+
+    Raises:
+        GvitError: The lease is lost.
+        OSError: The destination cannot be written.
+    """
+    journal = journal_of(spec.destination)
+    (block,) = (block for block in shard.blocks() if block.first == part.first)
+    keys = [entry.key for entry in block.entries]
+    known = journal.read(shard.name, block.first, keys)
+    failed = tuple(_undecoded(entry, DecodeFailure(reason)) for entry in part.entries)
+    parts = [] if known is None else [known]
+    spec.claim.require(spec.destination)
+    journal.write(shard.name, block.first, _merge(keys, [*parts, BlockResult(failed, _no_sets(spec))]))
+
+
+def _no_sets(spec: WorkerSpec) -> NDArray[Any]:
+    encoding = ENCODINGS[spec.encoding]
+    return np.empty((0, spec.fit.num_gaussians, encoding.columns), encoding.dtype)
 
 
 def _fitted(entry: Entry, image: Decoded, psnr: float, error: str | None) -> Outcome:
@@ -238,12 +274,12 @@ def _tally(result: BlockResult, *, fresh: bool) -> Tally:
 
 
 def _merge(keys: Sequence[str], parts: Sequence[BlockResult]) -> BlockResult:
-    """Put the parts of a block together in plan order, so that its bytes do not tell how it came about."""
+    """Put parts of a block together in the order of `keys`, so that its bytes do not tell how it came about."""
     outcomes = {outcome.key: outcome for part in parts for outcome in part.outcomes}
     stored = {key: values for part in parts for key, values in part.stored().items()}
     rows = [stored[key] for key in keys if key in stored]
     gaussians = np.stack(rows) if rows else parts[0].gaussians[:0]
-    return BlockResult(tuple(outcomes[key] for key in keys), gaussians)
+    return BlockResult(tuple(outcomes[key] for key in keys if key in outcomes), gaussians)
 
 
 def _labels(result: BlockResult, entries: dict[str, Entry]) -> NDArray[np.int64]:
