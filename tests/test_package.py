@@ -83,7 +83,7 @@ def test_every_public_name_is_there():
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "True\n"
 
 
-@pytest.mark.parametrize("script", sorted(set(SCRIPTS) - {"gvit-train"}))  # which does not train yet
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
 def test_a_console_script_answers_help_without_loading_what_commands_need(script):
     path = Path(sys.executable).parent / script
     program = f"import sys, runpy; sys.argv = [{str(path)!r}, '--help']\n"
