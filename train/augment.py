@@ -45,8 +45,8 @@ class AugmentConfig:
 
     Attributes:
         frame: what is seen where there is no random crop: "canvas", the stored square as it is; "center", the
-            largest centred square of the true image; "fit", all of the true image, with empty bands. The
-            last two restore the true aspect.
+            largest centred square of the true image; "fit", all of the true image, with bands beside it into
+            which only its border reaches. The last two restore the true aspect.
         center_fraction: of the side of that centred square, 0 to 1; 0.875 is the classical test crop.
         crop_scale: least and largest part of the true area that a random resized crop shows, or None.
         crop_ratio: least and largest true width / height of it.

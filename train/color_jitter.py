@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["ColorChange", "change_color", "lose_color", "mean_gray", "random_color_change"]
+__all__ = ["COLOR_DRAWS", "ColorChange", "change_color", "lose_color", "mean_gray", "random_color_change"]
 
 GRAY = (0.299, 0.587, 0.114)
 COLOR_I = (0.595716, -0.274453, -0.321263)  # NTSC; both sum to 0, so gray has no colour

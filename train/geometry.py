@@ -15,7 +15,18 @@ from torch import Tensor
 
 from ..schemas import MIN_OPACITY
 
-__all__ = ["AffineMap", "affine", "center_view", "crop", "flip_x", "random_crop", "small_affine", "visible"]
+__all__ = [
+    "AFFINE_DRAWS",
+    "CROP_DRAWS",
+    "AffineMap",
+    "affine",
+    "center_view",
+    "crop",
+    "flip_x",
+    "random_crop",
+    "small_affine",
+    "visible",
+]
 
 CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 CROP_DRAWS = 2 * CROP_ATTEMPTS + 2

@@ -165,10 +165,10 @@ class SetLoader:
         return starmap(Batch, zip(*(tensor.split(lengths) for tensor in (gaussians, *rest)), strict=True))
 
     def _send(self, values: Tensor) -> Tensor:
-        """Copy to the device without waiting for it; pinned memory is not used again before it is read."""
-        if self.device.type == "cuda":
-            values = values.pin_memory()
-        return values.to(self.device, non_blocking=True)
+        """Copy to the device, a GPU without waiting for it: torch keeps pinned memory until it is read."""
+        if self.device.type != "cuda":
+            return values.to(self.device)
+        return values.pin_memory().to(self.device, non_blocking=True)
 
 
 def _pair(batch: Batch, partner: Batch) -> Batch:
@@ -185,9 +185,9 @@ def _check_arguments(
     if n == 0:
         raise GvitError(f"{path} has no sets to load: give a dataset, or a split, with at least one")
     if shuffle and n < batch_size * world_size:
+        way_out = f"choose --batch-size {n // world_size} or less" if n >= world_size else "start fewer ranks"
         raise GvitError(
-            f"{n} samples are fewer than one batch of {batch_size} on {world_size} ranks: "
-            f"choose --batch-size {max(n // world_size, 1)} or less"
+            f"{n} samples are fewer than one batch of {batch_size} on each of {world_size} ranks: {way_out}"
         )
 
 
