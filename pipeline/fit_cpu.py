@@ -88,7 +88,8 @@ def fit_image(
 
     Args:
         pixels: uint8 [S, S, 3].
-        stages: int64 [stages, 2]: size of the canvas, steps on it, coarse to fine.
+        stages: int64 [stages, 3], coarse to fine: size of the canvas, steps on it, rounds of relocation,
+            evenly among the steps.
         seed: Of the start.
         rates: Of the descent.
         relocation: Of idle Gaussians.
@@ -96,7 +97,7 @@ def fit_image(
         fields: float32 [N, 9] out, canonical (see `gvit.schemas.FIELDS`).
 
     Returns:
-        The squared error of the last step.
+        The squared error of the set.
     """
     size, count = pixels.shape[0], fields.shape[0]
     padded = (count + LANES - 1) // LANES * LANES
@@ -110,23 +111,27 @@ def fit_image(
     screen = np.zeros((SCREEN_FIELDS, padded), np.float32)
     state = np.full(1, seed, np.uint64)
     sample_start(planes, params, count, state)
-    total_steps, step, error = 0, 0, 0.0
+    kept, best = params.copy(), np.inf
+    total_steps, step = 0, 0
     for s in range(stages.shape[0]):
         total_steps += stages[s, 1]
     for s in range(stages.shape[0]):
         canvas = stages[s, 0]
         scale = canvas / size
         target = to_strips(planes if canvas == size else _area_average(planes, canvas))
-        blur = rates.blur if canvas < size else 0.0
-        for _ in range(stages[s, 1]):
+        steps, rounds = stages[s, 1], stages[s, 2]
+        for n in range(1, steps + 1):
             step += 1
-            place_on_screen(params, screen, scale, blur)
+            place_on_screen(params, screen, scale)
             error = blend_and_compare(screen, count, target, canvas, space)
-            gather_gradients(params, screen, scale, space.moments, gradients)
+            if canvas == size and error < best:  # a step may overshoot: keep the best one
+                best = error
+                kept[:] = params
+            gather_gradients(screen, space.moments, gradients)
             decay = rates.floor + (1.0 - rates.floor) * 0.5 * (1.0 + math.cos(math.pi * step / total_steps))
             descend(params, first, second, gradients, float(size), step, decay, rates)
-            if step % relocation.every == 0 and step <= relocation.until * total_steps:
-                place_on_screen(params, screen, scale, blur)
+            if n * (rounds + 1) // steps != (n - 1) * (rounds + 1) // steps and n < steps:
+                place_on_screen(params, screen, scale)
                 relocate(params, first, second, screen, count, target, canvas, scale, space, relocation)
-    _to_fields(params, size, count, 0.5 / size, fields)
-    return error
+    _to_fields(kept, size, count, 0.5 / size, fields)
+    return best

@@ -50,33 +50,26 @@ class Rates(NamedTuple):
     beta1: float
     beta2: float
     floor: float  # share of the rate left at the end of the cosine
-    blur: float  # px^2 added to covariances on coarse canvases
     min_log_scale: float  # log pixels of the full canvas
 
 
 @inlined
-def place_on_screen(params: Floats, screen: Floats, scale: float, blur: float) -> None:
-    """Parameters [9, n] to the screen of a canvas `scale` times as large: Sigma = scale^2 L L' + blur I."""
+def place_on_screen(params: Floats, screen: Floats, scale: float) -> None:
+    """Parameters [9, n] to the screen [SCREEN_FIELDS, n] of a canvas `scale` times as large."""
     n = params.shape[1]
     for i in range(0, n, LANES):
         l11 = exp2(load(params, 2 * n + i) * _LOG2E) * scale
         l22 = exp2(load(params, 4 * n + i) * _LOG2E) * scale
-        l21 = load(params, 3 * n + i) * l22
-        xx = fma(l11, l11, blur)
-        c11 = sqrt(xx)
-        slope = l11 * l21 / xx
-        # det = (l11^2 + b) (l21^2 + l22^2 + b) - (l11 l21)^2, without the cancellation
-        c22 = sqrt(xx * fma(l22, l22, blur) + blur * l21 * l21) / c11
         store(screen, i, load(params, i) * scale)
         store(screen, n + i, load(params, n + i) * scale)
-        store(screen, 2 * n + i, c11)
-        store(screen, 3 * n + i, slope)
-        store(screen, 4 * n + i, c22)
+        store(screen, 2 * n + i, l11)
+        store(screen, 3 * n + i, load(params, 3 * n + i) * l22 / l11)
+        store(screen, 4 * n + i, l22)
         for f in range(5, 8):
             store(screen, f * n + i, load(params, f * n + i))
         store(screen, 8 * n + i, 1.0 / (1.0 + exp2(load(params, 8 * n + i) * -_LOG2E)))
-        store(screen, 9 * n + i, WHITEN / c11)
-        store(screen, 10 * n + i, WHITEN / c22)
+        store(screen, 9 * n + i, WHITEN / l11)
+        store(screen, 10 * n + i, WHITEN / l22)
     for i in range(n):
         screen[11, i] = math.log2(screen[8, i])
 
@@ -126,38 +119,22 @@ def blend_and_compare(screen: Floats, count: int, target: Floats, size: int, spa
 
 
 @inlined
-def gather_gradients(
-    params: Floats, screen: Floats, scale: float, moments: Floats, gradients: Floats
-) -> None:
-    """Moments to gradients [9, n] in each Gaussian's own frame.
+def gather_gradients(screen: Floats, moments: Floats, gradients: Floats) -> None:
+    """Moments to gradients [9, n] in each Gaussian's own frame, to a factor of 2 WHITEN that Adam cancels.
 
-    With K the rendered (blurred) factor, Q = scale L' K^-T is upper triangular, the centre's gradient is Q n
-    and the factor's Q M Q'. The scale of the error cancels in Adam.
+    There the centre's gradient is (sum h u, sum h v), the factor's (sum h u^2, sum h u v, sum h v^2).
     """
-    n = params.shape[1]
-    for i in range(n):
-        for f in range(9):
-            gradients[f, i] = total(load(moments, (i * 9 + f) * LANES))
-    for i in range(0, n, LANES):
-        l11 = exp2(load(params, 2 * n + i) * _LOG2E) * scale
-        l22 = exp2(load(params, 4 * n + i) * _LOG2E) * scale
-        l21 = load(params, 3 * n + i) * l22
-        i11, i22 = 1.0 / load(screen, 2 * n + i), 1.0 / load(screen, 4 * n + i)
-        i12 = load(screen, 3 * n + i) * -1.0 * i22
-        q11, q12, q22 = l11 * i11, l11 * i12 + l21 * i22, l22 * i22
-        h, h_u, h_uu = load(gradients, i), load(gradients, n + i), load(gradients, 2 * n + i)
-        h_v, h_uv, h_vv = load(gradients, 3 * n + i), load(gradients, 4 * n + i), load(gradients, 5 * n + i)
-        to_r, to_g, to_b = load(gradients, 6 * n + i), load(gradients, 7 * n + i), load(gradients, 8 * n + i)
-        store(gradients, i, q11 * h_u + q12 * h_v)
-        store(gradients, n + i, q22 * h_v)
-        uu, uv = q11 * h_uu + q12 * h_uv, q11 * h_uv + q12 * h_vv
-        store(gradients, 2 * n + i, (uu * q11 + uv * q12) * (1.0 / WHITEN))
-        store(gradients, 3 * n + i, uv * q22 * (1.0 / WHITEN))
-        store(gradients, 4 * n + i, q22 * q22 * h_vv * (1.0 / WHITEN))
-        store(gradients, 5 * n + i, to_r)
-        store(gradients, 6 * n + i, to_g)
-        store(gradients, 7 * n + i, to_b)
-        store(gradients, 8 * n + i, h * (1.0 - load(screen, 8 * n + i)))
+    opacities = screen[8]
+    for i in range(opacities.size):
+        m = i * 9 * LANES
+        gradients[0, i] = total(load(moments, m + 16))
+        gradients[1, i] = total(load(moments, m + 48))
+        gradients[2, i] = total(load(moments, m + 32)) / WHITEN
+        gradients[3, i] = total(load(moments, m + 64)) / WHITEN
+        gradients[4, i] = total(load(moments, m + 80)) / WHITEN
+        for c in range(3):
+            gradients[5 + c, i] = total(load(moments, m + 96 + 16 * c))
+        gradients[8, i] = total(load(moments, m)) * (1.0 - opacities[i])
 
 
 @inlined

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..render.jit import Floats, inlined
-from ..render.lanes import LANES, absolute, fill, fma, load, lower, store, total, upper
+from ..render.lanes import LANES, absolute, fill, fma, load, lower, select_less, store, total, upper
 from ..render.strips import Workspace, bin_strips, forward_strip
 from ..schemas.rule import RULE
 
@@ -26,8 +26,6 @@ _EPSILON = RULE.epsilon
 class Relocation(NamedTuple):
     """When and how Gaussians move."""
 
-    every: int  # steps
-    until: float  # share of all steps
     share: float  # of the Gaussians at most, each time
     margin: float  # gain over cost
     opacity_logit: float  # of the newly placed
@@ -57,7 +55,7 @@ def removal_costs(
         target: [strips, S, 3, 16] flat.
         size: S.
         space: Scratch memory.
-        behind: [S * 64] scratch: premultiplied colour and coverage of what lies behind.
+        behind: [S * 80] scratch: premultiplied colour and coverage of what lies behind, error with all.
         costs: [n] out.
         residual: [3, S, 16 * strips] out, target minus image.
     """
@@ -66,13 +64,18 @@ def removal_costs(
     for strip in range((size + LANES - 1) // LANES):
         position = forward_strip(screen, strip, size, True, space)
         at = strip * size * 48
+        inside = select_less(load(space.column, 0), float(size - strip * LANES), 1.0, 0.0)
         behind[:] = 0
         for k in range(size):
+            error = fill(0.0)
             factor = (1.0 + _EPSILON) / (1.0 - absolute(load(space.transmittance, k * 16)) + _EPSILON)
             for c in range(3):
                 value = upper(lower(load(space.colour, k * 48 + 16 * c) * factor, 1.0), 0.0)
                 place = (c * size + k) * residual.shape[2] + strip * LANES
-                store(residual, place, load(target, at + k * 48 + 16 * c) - value)
+                difference = load(target, at + k * 48 + 16 * c) - value
+                store(residual, place, difference)
+                error = fma(difference, difference, error)
+            store(behind, k * 80 + 64, error)
         for j in range(space.counts[strip] - 1, -1, -1):
             i, row, end = space.spans[strip, j, 0], space.spans[strip, j, 1], space.spans[strip, j, 2]
             position -= 32 * (end - row)
@@ -81,18 +84,18 @@ def removal_costs(
                 weight = load(space.saved, position + 32 * (k - row))
                 alpha = load(space.saved, position + 32 * (k - row) + 16)
                 covered = 1.0 - absolute(load(space.transmittance, k * 16)) + _EPSILON
-                rest = load(behind, k * 64 + 48)
-                with_it = (1.0 + _EPSILON) / covered
+                rest = load(behind, k * 80 + 48)
+                error = fill(0.0)
                 without = (1.0 + _EPSILON) / (covered - weight + weight * rest)
-                store(behind, k * 64 + 48, fma(alpha, 1.0 - rest, rest))
+                store(behind, k * 80 + 48, fma(alpha, 1.0 - rest, rest))
                 for c in range(3):
                     colour = load(space.colour, k * 48 + 16 * c)
-                    back = load(behind, k * 64 + 16 * c)
+                    back = load(behind, k * 80 + 16 * c)
                     towards = screen[5 + c, i] - back
                     wanted = load(target, at + k * 48 + 16 * c)
-                    grown = grown + _shown((colour - weight * towards) * without, wanted)
-                    grown = grown - _shown(colour * with_it, wanted)
-                    store(behind, k * 64 + 16 * c, fma(alpha, towards, back))
+                    error = error + _shown((colour - weight * towards) * without, wanted)
+                    store(behind, k * 80 + 16 * c, fma(alpha, towards, back))
+                grown = fma(error - load(behind, k * 80 + 64), inside, grown)
             costs[i] += total(grown)
 
 
@@ -195,7 +198,7 @@ def relocate(
         how: Limits.
     """
     residual = np.empty((3, size, (size + LANES - 1) // LANES * LANES), np.float32)
-    costs, behind = np.empty(count), np.empty(size * 64, np.float32)
+    costs, behind = np.empty(count), np.empty(size * 80, np.float32)
     removal_costs(screen, target, size, space, behind, costs, residual)
     gain, width = np.empty((size, size), np.float32), np.empty((size, size), np.float32)
     _gain_maps(residual, size, gain, width)

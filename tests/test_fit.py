@@ -40,14 +40,14 @@ def random_params(count: int, size: int, seed: int) -> np.ndarray:
     return params
 
 
-def covariance_render(params: torch.Tensor, size: int, scale: float, blur: float) -> torch.Tensor:
+def covariance_render(params: torch.Tensor, size: int, scale: float) -> torch.Tensor:
     """The equation from a fit's parameters, straight from covariances, in float64 [3, s, s]."""
     canvas = round(size * scale)
     l11, l22 = params[2].exp(), params[4].exp()
     factor = torch.stack(
         [torch.stack([l11, torch.zeros_like(l11)], -1), torch.stack([params[3] * l22, l22], -1)], -2
     )
-    sigma = scale**2 * factor @ factor.mT + blur * torch.eye(2, dtype=torch.float64)
+    sigma = scale**2 * factor @ factor.mT
     grid = torch.arange(canvas, dtype=torch.float64) + 0.5
     dx = grid[None, None, :] - scale * params[0][:, None, None]
     dy = grid[None, :, None] - scale * params[1][:, None, None]
@@ -60,9 +60,9 @@ def covariance_render(params: torch.Tensor, size: int, scale: float, blur: float
     return 1.01 * torch.einsum("nhw,cn->chw", weights, params[5:8]) / (weights.sum(0) + 0.01)
 
 
-@pytest.mark.parametrize(("canvas", "blur"), [(24, 0.0), (12, 0.08), (12, 0.5)])
+@pytest.mark.parametrize("canvas", [24, 12, 9])
 def test_a_step_follows_the_gradient_of_the_squared_error_in_each_gaussians_own_frame(
-    canvas: int, blur: float
+    canvas: int,
 ) -> None:
     size, count = 24, 9
     scale = canvas / size
@@ -70,9 +70,9 @@ def test_a_step_follows_the_gradient_of_the_squared_error_in_each_gaussians_own_
     target = np.random.default_rng(1).uniform(0, 1, (3, canvas, canvas)).astype(np.float32)
     space, screen = make_workspace(16, size, size), np.zeros((SCREEN_FIELDS, 16), np.float32)
     gradients = np.zeros((9, 16), np.float32)
-    place_on_screen(params, screen, scale, blur)
+    place_on_screen(params, screen, scale)
     error = blend_and_compare(screen, count, to_strips(target), canvas, space)
-    gather_gradients(params, screen, scale, space.moments, gradients)
+    gather_gradients(screen, space.moments, gradients)
 
     # the same through autograd: centre + L e, L (I + E), at e = E = 0
     exact = torch.from_numpy(params[:, :count]).double()
@@ -88,7 +88,7 @@ def test_a_step_follows_the_gradient_of_the_squared_error_in_each_gaussians_own_
             *(exact[5:] + step[5:]),
         ]
     )
-    image = covariance_render(moved, size, scale, blur)
+    image = covariance_render(moved, size, scale)
     loss = (image.clamp(0, 1) - torch.from_numpy(target).double()).square().sum()
     assert error == pytest.approx(loss.item(), rel=1e-4)
     loss.backward()
@@ -99,17 +99,18 @@ def test_a_step_follows_the_gradient_of_the_squared_error_in_each_gaussians_own_
     assert difference.max() < 2e-3, difference
 
 
-def test_the_cost_of_removing_a_gaussian_is_what_the_error_grows_by_without_it() -> None:
-    size, count = 32, 12
+@pytest.mark.parametrize("size", [32, 40])
+def test_the_cost_of_removing_a_gaussian_is_what_the_error_grows_by_without_it(size: int) -> None:
+    count = 12
     params = random_params(count, size, seed=4)
     target = (photo(size) / 255).astype(np.float32).transpose(2, 0, 1).copy()
     space, screen = make_workspace(16, size, size), np.zeros((SCREEN_FIELDS, 16), np.float32)
     strips = to_strips(target)
-    place_on_screen(params, screen, 1.0, 0.0)
-    costs, residual = np.empty(count), np.empty((3, size, size), np.float32)
-    removal_costs(screen, strips, size, space, np.empty(size * 64, np.float32), costs, residual)
+    place_on_screen(params, screen, 1.0)
+    costs, residual = np.empty(count), np.empty((3, size, -(-size // 16) * 16), np.float32)
+    removal_costs(screen, strips, size, space, np.empty(size * 80, np.float32), costs, residual)
     whole = blend_and_compare(screen, count, strips, size, space)
-    assert np.square(residual).sum() == pytest.approx(whole, rel=1e-4)
+    assert np.square(residual[..., :size]).sum() == pytest.approx(whole, rel=1e-4)
     for i in range(count):
         without = screen.copy()
         without[8, i] = 0.0
@@ -132,7 +133,7 @@ def test_moving_idle_gaussians_improves_the_picture() -> None:
     images = np.stack([photo(96), photo(96, "chelsea"), photo(96, "coffee"), photo(96, "rocket")])
     fitter = Fitter(FitConfig(num_gaussians=96, size=96, steps=100), "float32", 2, "cpu")
     moving = fitter.fit(images, list("abcd")).psnr
-    fitter.relocation = fitter.relocation._replace(share=0.0)
+    fitter.stages[:, 2] = 0
     still = fitter.fit(images, list("abcd")).psnr
     assert moving.mean() > still.mean() + 0.1
 
@@ -201,7 +202,11 @@ def test_any_image_gives_a_valid_set(size: int, count: int, steps: int, seed: in
 def test_a_schedule_costs_what_the_steps_say_and_ends_on_the_full_canvas(preset: str, size: int) -> None:
     config = FitConfig(num_gaussians=4, size=size, preset=preset)
     stages = schedule(config)
-    cost = sum(steps * (canvas / size) ** 2 for canvas, steps in stages)
+    assert (stages[:, 1] >= 1).all()
+    cost = sum(
+        steps + 2.2 * rounds if canvas == size else 0.36 * steps + 0.65 * rounds
+        for canvas, steps, rounds in stages
+    )
     assert cost == pytest.approx(config.cost, rel=0.1)
     assert stages[-1, 0] == size
     assert (np.diff(stages[:, 0]) > 0).all()
