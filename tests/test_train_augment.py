@@ -1,4 +1,6 @@
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,20 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import grid_sample
 from torchvision.transforms import RandomResizedCrop
-from torchvision.transforms import functional as tv
 
 from gvit.render.operator import render
 from gvit.render.reference import render_reference
-from gvit.schemas import MIN_OPACITY, RULE, GvitError
+from gvit.schemas import MIN_OPACITY, GvitError
 from gvit.train import geometry
 from gvit.train.augment import AugmentConfig, augment
-from gvit.train.color_jitter import change_color, mean_gray, random_color_change
 from gvit.train.keyed_random import uniform
+
+sys.path.insert(0, str(Path(__file__).parent))
+from augmented_scenes import OUT, run, scene
 
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
-OUT = 32  # pixels of an augmented rendering
 FINE = 512  # pixels of the rendering that is warped: a Gaussian is at least 15 of them wide
 EVERYTHING = AugmentConfig(
     crop_scale=(0.3, 1.0),
@@ -37,22 +39,6 @@ EVERYTHING = AugmentConfig(
     dropout=0.2,
     min_scale=0.01,
 )
-
-
-def scene(batch: int, n: int = 40, seed: int = 0) -> torch.Tensor:
-    """Return smooth sets in front of a canvas-wide Gaussian, so that coverage is full nearly everywhere."""
-    draws = uniform(seed, 0, torch.arange(batch), "scene", n * 9).view(batch, n, 9)
-    low = torch.tensor([-1, -1, 0.1, 0.06, -math.pi / 2, 0, 0, 0, 0.3])
-    high = torch.tensor([1, 1, 0.4, 0.1, math.pi / 2, 1, 1, 1, 0.95])
-    sets = low + (high - low) * draws
-    sets[:, -1] = torch.tensor([0.0, 0.0, 4.0, 3.0, 0.3, 0.4, 0.6, 0.2, 0.99])
-    return sets
-
-
-def run(sets, aspect=1.0, *, epoch=0, samples=None, **config):
-    samples = torch.arange(len(sets)) if samples is None else samples
-    aspects = torch.full((len(sets),), aspect)
-    return augment(sets, aspects, samples, seed=0, epoch=epoch, config=AugmentConfig(**config))
 
 
 def warp(sets, mapping: geometry.AffineMap, size: int = OUT) -> torch.Tensor:
@@ -117,6 +103,18 @@ def test_a_quarter_turn_renders_to_the_turned_image():
     assert error[turned.smooth & torch.rot90(plain.smooth, -1, (1, 2))].max() < 1e-5
 
 
+def test_a_crop_comes_before_the_small_affine_map():
+    sets, aspect = scene(3), torch.full((3,), 1.5)
+    both, _ = run(sets, 1.5, crop_scale=(0.2, 0.5), rotate=30, translate=0.2)
+    crops = geometry.random_crop(
+        aspect, uniform(0, 0, torch.arange(3), "augment/crop", 22), (0.2, 0.5), (3 / 4, 4 / 3)
+    )
+    chance = uniform(0, 0, torch.arange(3), "augment/affine", 5)
+    turns = geometry.small_affine(chance, rotate=30, translate=0.2, zoom=0, shear=0)
+    one_by_one = geometry.affine(geometry.affine(sets, crops), turns)
+    assert (both - one_by_one)[..., :8].abs().max() < 1e-4
+
+
 def test_a_flip_renders_to_the_mirrored_image_and_twice_is_nothing():
     sets = scene(3)
     sets[0, 0, 4] = -math.pi / 2
@@ -124,6 +122,7 @@ def test_a_flip_renders_to_the_mirrored_image_and_twice_is_nothing():
     assert there is None
     assert (render(flipped, OUT, OUT) - render(sets, OUT, OUT).flip(3)).abs().max() < 1e-5
     assert torch.equal(run(flipped, flip=1.0)[0], sets)
+    assert flipped[..., 4].max() < math.pi / 2
 
 
 def test_half_of_the_sets_are_flipped_and_the_others_keep_their_bits():
@@ -221,6 +220,8 @@ def test_dropout_leaves_out_its_share_and_nothing_else_changes():
     assert 0.68 < there.float().mean() < 0.72
     assert torch.equal(dropped[there], sets[there])
     assert torch.equal(dropped[..., :8], sets[..., :8])
+    cropped = run(sets, crop_scale=(0.1, 0.3))[1]
+    assert torch.equal(run(sets, crop_scale=(0.1, 0.3), dropout=0.3)[1], cropped & there)
     survivors = sets[:1, there[0]]
     assert torch.equal(render(dropped[:1], OUT, OUT), render(survivors, OUT, OUT))
 
@@ -244,75 +245,6 @@ def test_fields_stay_in_their_ranges(epoch, aspect):
     assert torch.equal(opacity[there], sets[..., 8][there])
     assert opacity[there].min() >= MIN_OPACITY
     assert not opacity[~there].any()
-
-
-def coverage(sets) -> torch.Tensor:
-    """Return what white Gaussians render to: 1 where coverage is full."""
-    return render(torch.cat([sets[..., :5], torch.ones_like(sets[..., :3]), sets[..., 8:]], -1), OUT, OUT)
-
-
-def test_color_changes_are_linear_in_the_rendering():
-    sets = scene(6)[:, :-1]  # coverage is not full
-    chance = uniform(0, 0, torch.arange(6), "color", 4)
-    change = random_color_change(
-        mean_gray(sets), chance, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.3
-    )
-    probes = torch.cat([torch.zeros(1, 3), torch.eye(3)])  # black and the primaries give the affine map
-    sized = torch.cat([torch.zeros(6, 4, 5), probes.expand(6, 4, 3), torch.ones(6, 4, 1)], dim=-1)
-    offset, *columns = change_color(sized, change)[..., 5:8].unbind(1)
-    matrix = torch.stack([column - offset for column in columns], dim=2)
-    plain, changed = render(sets, OUT, OUT), render(change_color(sets, change), OUT, OUT)
-    expected = torch.einsum("bij,bjhw->bihw", matrix, plain) + offset[:, :, None, None] * coverage(sets)
-    assert (changed - expected).abs().max() < 1e-5
-    assert coverage(sets).min() < 0.9 < RULE.alpha_max
-
-
-@pytest.mark.parametrize(
-    ("strengths", "column", "transform"),
-    [
-        ({"brightness": 0.3}, 0, tv.adjust_brightness),
-        ({"contrast": 0.3}, 1, None),
-        ({"saturation": 0.3}, 2, tv.adjust_saturation),
-    ],
-)
-def test_factors_mean_what_they_mean_in_torchvision(strengths, column, transform):
-    sets = scene(5)
-    sets[..., 5:8] = 0.3 + 0.3 * sets[..., 5:8]  # torchvision clips to 0..1
-    jittered, _ = run(sets, **strengths)
-    factors = 1 + 0.3 * (2 * uniform(0, 0, torch.arange(5), "augment/color", 4)[:, column] - 1)
-    plain, changed = render(sets, OUT, OUT), render(jittered, OUT, OUT)
-    for image, other, factor in zip(plain, changed, factors.tolist(), strict=True):
-        # our pivot of contrast is the set's mean gray, not the image's: both are grays near the middle
-        expected = transform(image, factor) if transform else tv.adjust_contrast(image, factor)
-        difference = (other - expected).mean((1, 2)) if transform is None else other - expected
-        assert difference.abs().max() < (0.03 if transform is None else 2e-4)
-
-
-def test_the_mean_gray_is_near_that_of_the_rendering():
-    sets = scene(20)
-    true = (render(sets, OUT, OUT) * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1).mean((1, 2))
-    assert (mean_gray(sets) - true).abs().max() < 0.1
-
-
-def test_grayscale_loses_the_color_of_some_sets_and_leaves_the_bits_of_others():
-    sets = scene(1).expand(1000, -1, -1)
-    grayed, there = run(sets, grayscale=0.2)
-    r, g, b = grayed[..., 5:8].unbind(-1)
-    is_gray = ((r == g) & (g == b)).all(dim=1)
-    assert there is None
-    assert 150 < is_gray.sum() < 250
-    assert torch.equal(grayed[~is_gray], sets[~is_gray])
-    weights = torch.tensor([0.299, 0.587, 0.114])
-    expected = (render(sets[:1], OUT, OUT) * weights[:, None, None]).sum(1)
-    assert (render(grayed[is_gray][:1], OUT, OUT)[:, 0] - expected).abs().max() < 1e-5
-
-
-def test_hue_turns_keep_the_gray():
-    sets = scene(10)
-    turned, _ = run(sets, hue=0.5)
-    weights = torch.tensor([0.299, 0.587, 0.114])
-    assert ((turned - sets)[..., 5:8] @ weights).abs().max() < 1e-6
-    assert (turned - sets)[..., 5:8].abs().max() > 0.3
 
 
 def test_one_and_two_ranks_see_the_same_augmented_samples():

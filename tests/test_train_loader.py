@@ -92,6 +92,17 @@ def test_a_batch_holds_what_the_dataset_holds(tmp_path, cache, encoding):
         assert np.array_equal(batch.aspect.numpy(), (width[indices] / 20).astype(np.float32))
 
 
+def test_partners_are_others_in_each_epoch(dataset):
+    def met(epoch):
+        batches = SetLoader(dataset, batch_size=10, partners=True).epoch(epoch)
+        return {
+            pair for b in batches for pair in zip(b.indices.tolist(), b.partner.indices.tolist(), strict=True)
+        }
+
+    assert len(met(0)) == 60
+    assert len(met(0) & met(1)) < 12
+
+
 def test_training_shuffles_and_drops_only_the_last_partial_global_batch(dataset):
     loader = SetLoader(dataset, batch_size=8)
     epochs = [samples_of(loader.epoch(epoch)) for epoch in range(2)]

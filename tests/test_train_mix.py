@@ -105,6 +105,16 @@ def test_mixup_without_gaps_fills_every_row_so_that_no_mask_is_needed():
     assert share.std() == pytest.approx(12**-0.5, abs=0.03)  # Beta(1, 1) is uniform
 
 
+def test_mixup_keeps_the_nearest_number_of_gaussians_to_its_share():
+    own = labelled(200, n=33, present=0.5)
+    stay = uniform(0, 0, torch.arange(200), "stay", 1)[:, 0]
+    there = torch.stack([own.there, ~own.there], dim=2)
+    words = mix_module.hashes(0, 0, torch.arange(200), "words", 66).view(200, 33, 2) & mix_module.NEVER
+    kept = (mix_module._share(there, words, stay) & there).sum(dim=1)
+    wanted = torch.stack([stay, 1 - stay], dim=1) * there.sum(dim=1)
+    assert (kept - wanted).abs().max() <= 0.5 + 1e-5
+
+
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 0.8, 1.0])
 def test_shares_are_beta_distributed(alpha):
     chance = uniform(0, 0, torch.arange(20_000), "beta", 2 * mix_module.BETA_ATTEMPTS)

@@ -182,7 +182,7 @@ def _wrap(angle: Tensor) -> Tensor:
 def flip_x(gaussians: Tensor, flipped: Tensor) -> Tensor:
     """Return the sets with those where ``flipped``, bool ``[B]``, mirrored left to right; exact both ways."""
     x, y, sx, sy, theta, *rest = gaussians.unbind(dim=-1)
-    turned = torch.where(theta <= -LARGEST_ANGLE, theta, -theta)  # -pi/2 mirrored is pi/2, the same axis
+    turned = torch.where(theta < -LARGEST_ANGLE, theta, -theta)  # -pi/2 mirrored is pi/2, the same axis
     mirrored = torch.stack([-x, y, sx, sy, turned, *rest], dim=-1)
     return torch.where(flipped[:, None, None], mirrored, gaussians)
 
