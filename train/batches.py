@@ -56,10 +56,17 @@ class BatchPlan:
         return LabelledSets(sets, there, batch.labels)
 
 
-def evaluation_view(config: AugmentConfig) -> AugmentConfig:
-    """Return of an augmentation what is no accident: the frame that a set is seen in."""
+def evaluation_view(config: AugmentConfig, smallest: float) -> AugmentConfig:
+    """Return of an augmentation what is no accident: the frame that a set is seen in.
+
+    Args:
+        config: The augmentation of training.
+        smallest: Standard deviation that a fit may give, in canvas units.
+    """
     return AugmentConfig(
-        frame=config.frame, center_fraction=config.center_fraction, min_scale=config.min_scale
+        frame=config.frame,
+        center_fraction=config.center_fraction,
+        min_scale=max(config.min_scale, smallest),
     )
 
 

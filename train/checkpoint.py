@@ -138,6 +138,10 @@ class CheckpointFolder:
         return aside if aside.exists() and not path.exists() else path
 
     def _sweep(self) -> None:
+        for aside in self._folder.glob(".*.old.tmp"):
+            path = self._folder / aside.name[1:].removesuffix(".old.tmp")
+            if not path.exists():  # a crash came between the two renames
+                aside.rename(path)
         for left in self._folder.glob(".*.tmp"):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -175,7 +179,9 @@ def _sync(path: Path) -> None:
 
 
 def read_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
-    """Read a checkpoint from its folder, or the best (else the last) of a run from the run's.
+    """Read a checkpoint from its folder, or the last of a run from the run's.
+
+    It is not the best: a model that was chosen on the validation set looks better there than it is.
 
     Args:
         path: Folder of a checkpoint or of a run.
@@ -205,7 +211,7 @@ def _find(path: Path) -> Path:
     if (path / _ABOUT).exists():
         return path
     folder = CheckpointFolder(path)
-    found = folder.best or folder.last
+    found = folder.last
     if found is None:
         raise GvitError(f"{path} holds no checkpoint: give the folder of a run that gvit train wrote")
     return found

@@ -31,7 +31,8 @@ class ModelConfig:
     """Which Vision Transformer.
 
     Attributes:
-        name: A Vision Transformer of timm, such as vit_base_patch16_224; its patch size plays no part.
+        name: A Vision Transformer of timm, such as vit_base_patch16_224 (of those, the names that begin with
+            vit_ can take sets); its patch size plays no part.
         depth: Blocks, at least 1; None takes the named model's.
         width: Channels, a multiple of four times the heads; None takes the named model's.
         heads: Attention heads, at least 1; None takes the named model's.
@@ -88,7 +89,8 @@ class SetClassifier(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Return the parameters that are not to decay; timm's optimisers ask for them."""
-        return {f"vit.{name}" for name in self.vit.no_weight_decay()}
+        rope = set[str]() if self.vit.rope is None else {"vit.rope.freqs"}  # timm forgets where they are
+        return {f"vit.{name}" for name in self.vit.no_weight_decay()} | rope
 
 
 def build_model(
@@ -121,6 +123,7 @@ def _create_vit(config: ModelConfig, classes: int) -> NaFlexVit:
     if config.rope:
         sizes["rope_type"] = "mixed"
         sizes["rope_temperature"] = 10.0
+    not_a_vit = f"timm cannot feed {config.name} with sets: give a name that begins with vit_"
     try:
         vit = timm.create_model(
             config.name,
@@ -138,11 +141,11 @@ def _create_vit(config: ModelConfig, classes: int) -> NaFlexVit:
             **sizes,
         )
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        if "use_naflex" in str(error):
+            raise GvitError(not_a_vit) from error
         raise GvitError(f"model {config.name} cannot be built on sets: {_first_line(error)}") from error
     if not isinstance(vit, NaFlexVit):
-        raise GvitError(
-            f"model {config.name} is no Vision Transformer; give one such as vit_small_patch16_224"
-        )
+        raise GvitError(not_a_vit)
     return vit
 
 

@@ -66,7 +66,7 @@ RECIPES = {
         },
     ),
     "vit-s-90ep": Recipe(
-        purpose="ImageNet with a ViT-S in a day on one GPU: the baseline to compare ideas on",
+        purpose="ImageNet with a ViT-S in an afternoon on one GPU: the baseline to compare ideas on",
         source="Beyer, Zhai and Kolesnikov, Better plain ViT baselines (2022): 76.5 % on pixels",
         images=IMAGENET_IMAGES,
         tokens=256,
@@ -81,7 +81,7 @@ RECIPES = {
         },
     ),
     "deit-b": Recipe(
-        purpose="ImageNet with a ViT-B trained long: the accuracy that papers report",
+        purpose="ImageNet with a ViT-B trained long: the accuracy of the papers",
         source="Touvron et al., DeiT (2021), without random erasing and repeated samples",
         images=IMAGENET_IMAGES,
         tokens=256,

@@ -20,9 +20,9 @@ from ..schemas.errors import GvitError
 if TYPE_CHECKING:
     from ..schemas.dataset import Dataset
 
-__all__ = ["SetTokens", "TokenConfig", "depth_rank", "field_features", "measure_statistics"]
+__all__ = ["FIELD_FEATURES", "SetTokens", "TokenConfig", "depth_rank", "field_features", "measure_statistics"]
 
-_FIELD_FEATURES = 10
+FIELD_FEATURES = 10
 _RANK_FEATURES = 2
 _STATISTICS_SETS = 4096
 _SMALLEST_SCALE = 1e-6
@@ -52,7 +52,7 @@ class TokenConfig:
     @property
     def channels(self) -> int:
         """Features per token."""
-        return _FIELD_FEATURES + 4 * self.octaves + (_RANK_FEATURES if self.depth_rank else 0)
+        return FIELD_FEATURES + 4 * self.octaves + (_RANK_FEATURES if self.depth_rank else 0)
 
 
 def field_features(gaussians: Tensor) -> Tensor:

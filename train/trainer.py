@@ -101,12 +101,10 @@ class Trainer:
         self.model = model.to(ranks.device)
         self.ema = None if config.optim.ema is None else ModelEmaV3(model, config.optim.ema, use_warmup=True)
         self._guide = guide
-        self._view = replace(
-            config.augment, min_scale=max(config.augment.min_scale, min_scale(data.train.manifest.size))
-        )
-        self._plan = BatchPlan(
-            config.seed, self.classes, config.optim.label_smoothing, self._view, config.mix
-        )
+        smallest = min_scale(data.train.manifest.size)
+        augment = replace(config.augment, min_scale=max(config.augment.min_scale, smallest))
+        self._view = evaluation_view(augment, smallest)
+        self._plan = BatchPlan(config.seed, self.classes, config.optim.label_smoothing, augment, config.mix)
         self._network = _wrap(model, ranks, compiled=config.run.compile)
         self._type = _TYPES[resolve_precision(config.run.precision, ranks.device)]
         self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=self._type is torch.float16)
@@ -239,7 +237,7 @@ class Trainer:
     def evaluate(self) -> Evaluation:
         """Evaluate the averaged weights, or the plain ones where there is no average."""
         model = self.model if self.ema is None else cast("SetClassifier", self.ema.module)
-        classify = classifier_of(model, self._type, evaluation_view(self._view))
+        classify = classifier_of(model, self._type, self._view)
         return evaluate(classify, self._val_loader, self.classes, self.ranks)
 
     def state(self) -> dict[str, Any]:
