@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import signal
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,43 +10,25 @@ from rich.console import Console
 
 from ..schemas.commit import atomic_write
 from ..schemas.errors import GvitError
-from .checkpoint import Checkpoint, CheckpointFolder, read_checkpoint
+from .checkpoint import Checkpoint, CheckpointFolder
+from .interruption import Interrupted, StopRequest, stoppable
 from .metrics import MetricLog, read_metrics, tensorboard_installed
 from .model import build_model
 from .progress import RunDisplay, Standing
 from .ranks import joined_ranks
 from .report import LARGEST_CONFUSION, draw_confusion, draw_curves
-from .settings import Settings, differences, dump, plain, read_yaml
+from .resume import CONFIG_NAME, checkpoint_to_resume, describe_data
+from .settings import dump, plain
 from .split import TrainingData, open_training_data
 from .tokens import measure_statistics
 from .trainer import Guide, LossIsNanError, Trainer, untouched
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-    from types import FrameType
-
-    from ..schemas.dataset import Dataset
     from .config import TrainConfig
     from .evaluate import Evaluation
     from .ranks import Ranks
 
 __all__ = ["Interrupted", "TrainSummary", "train"]
-
-_CONFIG = "config.yaml"
-_FREE_TO_CHANGE = {
-    "run": (
-        "out",
-        "device",
-        "compile",
-        "log_every",
-        "evaluate_every",
-        "checkpoint_minutes",
-        "keep",
-        "resume",
-    ),
-    "data": ("cache", "shards", "val_shards"),
-}
-"""What may change from one part of a run to the next; datasets are compared by content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +42,6 @@ class TrainSummary:
     epochs: int
     steps: int
     samples_per_second: float
-
-
-class Interrupted(KeyboardInterrupt):
-    """A run was interrupted and saved.
-
-    Attributes:
-        step: Updates that are saved.
-        terminated: By SIGTERM rather than Ctrl-C.
-    """
-
-    def __init__(self, step: int, *, terminated: bool) -> None:
-        super().__init__(f"interrupted at step {step}")
-        self.step = step
-        self.terminated = terminated
 
 
 def train(config: TrainConfig, *, console: Console | None = None, guide: Guide = untouched) -> TrainSummary:
@@ -94,7 +59,7 @@ def train(config: TrainConfig, *, console: Console | None = None, guide: Guide =
     console = Console(stderr=True) if console is None else console
     with joined_ranks(config.run.device) as ranks:
         data = open_training_data(config.data, config.seed)
-        last = _checkpoint_to_resume(config, data)
+        last = checkpoint_to_resume(config, data)
         ranks.wait()  # nobody may write before all have looked
         model = build_model(config.model, len(data.classes), measure_statistics(data.train), seed=config.seed)
         trainer = Trainer(config, data, model, ranks, guide)
@@ -102,96 +67,6 @@ def train(config: TrainConfig, *, console: Console | None = None, guide: Guide =
         if last is not None:
             run.go_on(last)
         return run.run()
-
-
-def _checkpoint_to_resume(config: TrainConfig, data: TrainingData) -> Checkpoint | None:
-    """Find where to go on, and refuse to mix runs.
-
-    Raises:
-        GvitError: The folder holds something else, or a run with other settings or data.
-    """
-    out = config.run.out
-    if out.exists() and not out.is_dir():
-        raise GvitError(f"{out} is a file: choose a folder with --out")
-    recorded = out / _CONFIG
-    if out.exists() and any(out.iterdir()) and not recorded.exists():
-        raise GvitError(f"{out} holds something that is no run of gvit: choose another folder with --out")
-    path = CheckpointFolder(out).last
-    if path is None:
-        return None
-    if config.run.resume == "never":
-        raise GvitError(f"{out} already holds a run: choose another --out, or go on with --resume auto")
-    differing = differences(_binding(plain(config)), _binding(read_yaml(recorded)))
-    if differing:
-        raise GvitError(
-            f"{out} holds a run with other settings, {', '.join(differing)}: "
-            "use the same settings to go on with it, or choose another --out"
-        )
-    checkpoint = read_checkpoint(path, with_state=True)
-    if checkpoint.about["data"] != _describe_data(data):
-        raise GvitError(f"{out} was trained on other data than {config.data.shards}: choose another --out")
-    return checkpoint
-
-
-def _binding(settings: Settings) -> Settings:
-    """The settings that must stay the same throughout a run."""
-    kept = {name: value for name, value in settings.items() if name != "recipe"}
-    for section, free in _FREE_TO_CHANGE.items():
-        kept[section] = {name: value for name, value in kept.get(section, {}).items() if name not in free}
-    kept["run"].pop("tensorboard", None)
-    return kept
-
-
-def _describe_data(data: TrainingData) -> dict[str, Any]:
-    """What a model needs to be given the same kind of sets, and a digest of those that it was given."""
-    manifest = data.train.manifest
-    return {
-        "classes": list(data.classes),
-        "gaussians": manifest.gaussians,
-        "size": manifest.size,
-        "encoding": manifest.encoding,
-        "fit": plain(manifest.fit),
-        "train": _digest(data.train),
-        "val": _digest(data.val),
-    }
-
-
-def _digest(part: Dataset) -> str:
-    sums = ",".join(shard.sha256 for shard in part.manifest.shards)
-    keys = "\n".join(part.keys)
-    return hashlib.sha256(f"{sums}\n{keys}".encode()).hexdigest()
-
-
-@dataclass(slots=True)
-class _Stop:
-    """Whether a signal asked the run to stop."""
-
-    requested: bool = False
-    terminated: bool = False
-
-
-@contextlib.contextmanager
-def _stoppable() -> Generator[_Stop]:
-    """Turn the first Ctrl-C or SIGTERM into a request; a second one ends the process as usual."""
-    stop = _Stop()
-
-    def request(number: int, _frame: FrameType | None) -> None:
-        stop.requested, stop.terminated = True, number == signal.SIGTERM
-        signal.signal(number, before[number])
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = {int(number): signal.getsignal(number) for number in numbers}
-        for number in numbers:
-            signal.signal(number, request)
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for number in numbers:
-            signal.signal(number, before[number])
 
 
 @dataclass(slots=True)
@@ -236,7 +111,7 @@ class _Run:
         self._evaluation: Evaluation | None = None
         self._saved_at = time.monotonic()
         self._log: MetricLog | None = None
-        self._stop = _Stop()
+        self._stop = StopRequest()
 
     def go_on(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint.
@@ -262,7 +137,7 @@ class _Run:
             self._open_folder()
         self._introduce()
         try:
-            with _stoppable() as self._stop, self._display:
+            with stoppable() as self._stop, self._display:
                 while not trainer.finished:
                     self._pace.restart()
                     trainer.train_epoch(self._after_step)
@@ -278,7 +153,7 @@ class _Run:
     def _open_folder(self) -> None:
         run = self._config.run
         run.out.mkdir(parents=True, exist_ok=True)
-        atomic_write(run.out / _CONFIG, dump(plain(self._config)).encode())
+        atomic_write(run.out / CONFIG_NAME, dump(plain(self._config)).encode())
         self._log = MetricLog(
             run.out,
             resumed_at=self._trainer.step,
@@ -289,12 +164,13 @@ class _Run:
     def _introduce(self) -> None:
         config, trainer = self._config, self._trainer
         weights = sum(parameter.numel() for parameter in trainer.model.parameters())
-        train_sets, val_sets = len(self._data.train), len(self._data.val)
+        train, val = self._data.train, self._data.val
+        device = f"{self._ranks.world} x {self._ranks.device.type}"
         self._display.say(
-            f"{config.model.name}, {weights / 1e6:.1f} M weights; {train_sets} sets of "
-            f"{self._data.train.manifest.gaussians} Gaussians in {len(self._data.classes)} classes to train on, "
-            f"{val_sets} to evaluate on; {config.epochs} epochs of {trainer.steps_per_epoch} steps "
-            f"on {self._ranks.world} x {self._ranks.device.type}; results go to {config.run.out}"
+            f"{config.model.name}, {weights / 1e6:.1f} M weights, on {device}: {len(train)} sets to train "
+            f"on, {len(val)} to evaluate on, of {train.manifest.gaussians} Gaussians and "
+            f"{len(self._data.classes)} classes; {config.epochs} epochs of {trainer.steps_per_epoch} steps; "
+            f"see {config.run.out}"
         )
         if config.run.tensorboard and not tensorboard_installed():
             self._display.say("TensorBoard is not installed, metrics go to metrics.jsonl only")
@@ -365,7 +241,7 @@ class _Run:
         about = {
             "model": plain(self._config.model),
             "augment": plain(self._config.augment),
-            "data": _describe_data(self._data),
+            "data": describe_data(self._data),
             "epoch": trainer.epoch,
             "evaluation": None if self._evaluation is None else _scores(self._evaluation),
         }
