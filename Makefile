@@ -37,9 +37,10 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	@for script in $(wildcard benchmarks/*.py); do \
-		echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
-	done
+	$(BIN)/gvit bench render
+	$(BIN)/gvit bench render --size 32 --num-gaussians 64
+	$(BIN)/gvit bench fit
+	$(BIN)/gvit bench loader
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache out

@@ -1,0 +1,56 @@
+"""Real pictures to measure on: scikit-image's photographs, or a folder of the user's own."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gvit.pipeline.decode import decode_image
+from gvit.pipeline.demo import PHOTOS
+from gvit.pipeline.fit import Fitter
+from gvit.pipeline.fit_config import FitConfig
+from gvit.pipeline.sources import FolderSource
+from gvit.schemas import GvitError, decode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+__all__ = ["fitted_sets", "photographs", "require_scikit_image"]
+
+
+def require_scikit_image() -> None:
+    """Raise GvitError where scikit-image, which brings photographs and SSIM, is missing."""
+    if importlib.util.find_spec("skimage") is None:
+        raise GvitError("this benchmark needs scikit-image: pip install scikit-image")
+
+
+def photographs(size: int, folder: Path | None = None, last: int | None = None) -> npt.NDArray[np.uint8]:
+    """Targets of a fit, uint8 [B, S, S, 3].
+
+    Args:
+        size: S.
+        folder: Images to take, in name order; None takes the photographs in scikit-image's wheel.
+        last: Only so many from the end.
+
+    Raises:
+        GvitError: scikit-image is missing, or the folder holds no image.
+    """
+    if folder is not None:
+        source = FolderSource(folder)
+        files = [source.path_of(entry) for entry in source.scan().entries][-(last or 0) :]
+        return np.stack([decode_image(file.read_bytes(), size).pixels for file in files])
+    require_scikit_image()
+    data = resources.files("skimage") / "data"
+    return np.stack([decode_image((data / name).read_bytes(), size).pixels for name in PHOTOS])
+
+
+def fitted_sets(targets: npt.NDArray[np.uint8], num_gaussians: int) -> npt.NDArray[np.float32]:
+    """Sets fitted to targets with preset fast, float32 [B, N, 9]."""
+    config = FitConfig(num_gaussians=num_gaussians, size=targets.shape[1], preset="fast")
+    fits = Fitter(config, "float32", 1, "cpu").fit(targets, [str(i) for i in range(len(targets))])
+    return decode(fits.stored, "float32")
