@@ -1,4 +1,4 @@
-# ruff: noqa: ANN
+# ruff: noqa: ANN001, ANN201
 """A reader of gvit datasets, schema version 1, from docs/format.md: numpy and the standard library alone."""
 
 import json

@@ -32,11 +32,10 @@ def open_regular(path: Path) -> FileIO:
         ) from error
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
-    file = FileIO(handle)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
-        file.close()
+        os.close(handle)
         raise DatasetError(f"{path} is not a regular file")
-    return file
+    return FileIO(handle)
 
 
 def read_file(path: Path, expected: FileInfo | None = None) -> bytes:
