@@ -13,6 +13,7 @@ import typer
 from .pipeline.commands import encode_command
 from .pipeline.demo import demo_command
 from .pipeline.inspection import info_command, view_command
+from .pipeline.sharing import verify_command
 
 __all__ = ["encode_main", "main", "train_main"]
 
@@ -51,6 +52,7 @@ app.command("encode")(encode_command)
 app.command("info")(info_command)
 app.command("view")(view_command)
 app.command("demo")(demo_command)
+app.command("verify")(verify_command)
 
 
 @app.callback(invoke_without_command=True)
