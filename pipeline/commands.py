@@ -79,7 +79,32 @@ Store = Annotated[
 ShardSize = Annotated[str, typer.Option(help="Images per shard, or auto.", rich_help_panel=_STORAGE)]
 BatchSize = Annotated[str, typer.Option(help="Images fitted at once, or auto.", rich_help_panel=_RUN)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_RUN)]
-Workers = Annotated[str, typer.Option(help="CPU cores to fit on; auto takes all.", rich_help_panel=_RUN)]
+Workers = Annotated[
+    str,
+    typer.Option(help="Inline: CPU cores to fit on. Ray: workers. auto takes all.", rich_help_panel=_RUN),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="auto, inline (this process) or ray (many processes or machines).", rich_help_panel=_RUN
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster: auto, host:port or ray://host:port.",
+        show_default="one started on this machine",
+        rich_help_panel=_RUN,
+    ),
+]
+GpusPerWorker = Annotated[
+    float | None, typer.Option(help="Ray on GPUs: GPUs, or a share of one.", rich_help_panel=_RUN)
+]
+CpusPerWorker = Annotated[int | None, typer.Option(help="Ray: CPU cores.", rich_help_panel=_RUN)]
+HangSeconds = Annotated[
+    float,
+    typer.Option(help="Ray: a worker without progress for so long counts as dead.", rich_help_panel=_RUN),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, how large and how long; write nothing.")
 ]
@@ -105,6 +130,11 @@ def encode_command(
     batch_size: BatchSize = "auto",
     device: Device = "auto",
     workers: Workers = "auto",
+    engine: Engine = "auto",
+    ray_address: RayAddress = None,
+    gpus_per_worker: GpusPerWorker = None,
+    cpus_per_worker: CpusPerWorker = None,
+    hang_seconds: HangSeconds = 1800.0,
     dry_run: DryRun = False,
     retry_failed: RetryFailed = False,
     overwrite: Overwrite = False,
@@ -130,7 +160,12 @@ def encode_command(
         shard_size=_number("--shard-size", shard_size),
         run=RunConfig(
             device=device,
+            engine=engine,
             workers=_number("--workers", workers),
+            ray_address=ray_address,
+            gpus_per_worker=gpus_per_worker,
+            cpus_per_worker=cpus_per_worker,
+            hang_seconds=hang_seconds,
             batch_size=_number("--batch-size", batch_size),
             retry_failed=retry_failed,
             overwrite=overwrite,

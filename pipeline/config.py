@@ -18,10 +18,20 @@ if TYPE_CHECKING:
 
     from .decode import Crop
 
-__all__ = ["CROPS", "DEVICES", "EncodeConfig", "Fingerprint", "RunConfig", "fingerprint", "usable_cores"]
+__all__ = [
+    "CROPS",
+    "DEVICES",
+    "ENGINES",
+    "EncodeConfig",
+    "Fingerprint",
+    "RunConfig",
+    "fingerprint",
+    "usable_cores",
+]
 
 CROPS: tuple[Crop, ...] = ("none", "center")
 DEVICES = ("auto", "cpu", "cuda")
+ENGINES = ("auto", "inline", "ray")
 
 _BATCH_PIXELS = (
     2**25
@@ -42,21 +52,41 @@ class RunConfig:
 
     Attributes:
         device: "auto", "cpu" or "cuda".
-        workers: CPU cores to fit on, at least 1; None takes all that this process may use.
+        engine: "inline" works in this process, "ray" in many; "auto" takes the latter where an address is
+            given, or where there are several GPUs to work on.
+        workers: Inline: CPU cores to fit on; None takes all that this process may use. Ray: workers; None
+            takes as many as there is room for.
+        ray_address: Of a Ray cluster: "auto", "host:port" or "ray://host:port"; None starts Ray on this
+            machine.
+        gpus_per_worker: Ray on GPUs: a share of one (0.5), or whole ones; None takes 1.
+        cpus_per_worker: Ray: CPU cores of a worker; None chooses.
+        hang_seconds: Ray: how long a worker may show no progress before it counts as dead.
         batch_size: Images fitted at once, 1 to 256; None chooses.
         retry_failed: Try images again that failed in an earlier run.
         overwrite: Delete another dataset at the destination first.
     """
 
     device: str = "auto"
+    engine: str = "auto"
     workers: int | None = None
+    ray_address: str | None = None
+    gpus_per_worker: float | None = None
+    cpus_per_worker: int | None = None
+    hang_seconds: float = 1800.0
     batch_size: int | None = None
     retry_failed: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         _one_of("device", self.device, DEVICES)
+        _one_of("engine", self.engine, ENGINES)
         _in_range("workers", self.workers, 1, 4096)
+        _in_range("cpus per worker", self.cpus_per_worker, 1, 4096)
+        _check_gpus(self.gpus_per_worker)
+        if not self.hang_seconds > 0:
+            raise GvitError(f"hang seconds is {self.hang_seconds}; give more than 0")
+        if self.engine == "inline" and self.ray_address is not None:
+            raise GvitError("a Ray address is given, but the engine is inline; leave one of them out")
         _in_range("batch size", self.batch_size, 1, BLOCK_SIZE)
 
     @property
@@ -142,6 +172,13 @@ def usable_cores() -> int:
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise GvitError(f"{name} is {value!r}; give one of {', '.join(known)}")
+
+
+def _check_gpus(number: float | None) -> None:
+    if number is not None and not (0 < number <= 1 or (number < 64 and number == int(number))):
+        raise GvitError(
+            f"gpus per worker is {number}; give a share of one above 0, or a whole number below 64"
+        )
 
 
 def _in_range(name: str, value: int | None, low: int, high: int) -> None:

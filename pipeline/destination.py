@@ -120,7 +120,9 @@ def explain(error: OSError, destination: Path) -> GvitError | None:
             f"no space is left for {destination}; what is finished is safe: "
             "free some space and run the same command again"
         )
-    if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(destination):
+    if error.filename is None:
+        return None
+    if not Path(os.fsdecode(error.filename)).absolute().is_relative_to(destination.absolute()):
         return None
     if error.errno in _READ_ONLY:
         return GvitError(f"{destination} cannot be written ({error.strerror}); choose another folder")

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ..schemas.commit import atomic_write, sweep_temporaries
 from ..schemas.encoding import get_encoding
-from .config import EncodeConfig, Fingerprint, fingerprint
+from .config import EncodeConfig, Fingerprint, RunConfig, fingerprint
 from .destination import (
     DATASET_JSON,
     PRIVATE,
@@ -28,21 +28,31 @@ from .engine import run_inline
 from .finished import complete, done_mark, tally_of
 from .lease import Lease
 from .plan import Plan, ShardPlan, make_plan
-from .progress import EventLog, Standing, reporting
+from .progress import EventLog, Reporter, Standing, Tally, reporting
 from .retry import forget_failures, reopen_shard
 from .run_state import RunRecord, RunState, check_same, dump_run_state
+from .snapshot import SnapshotWriter
 from .sources import FolderSource, Listing
 from .worker import FitterFactory, ImageFitter, WorkerSpec, journal_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ..schemas.manifest import DoneMark
     from .fit_config import FitConfig
+    from .worker_state import WorkerState
 
-__all__ = ["EncodeSummary", "Survey", "encode", "look", "make_fitter", "resolve_device", "worker_spec"]
-
-ENGINE = "inline"
+__all__ = [
+    "EncodeSummary",
+    "Survey",
+    "encode",
+    "look",
+    "make_fitter",
+    "resolve_device",
+    "resolve_engine",
+    "worker_spec",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +138,19 @@ def resolve_device(device: str) -> str:
     return "cpu" if device == "auto" else device
 
 
+def resolve_engine(run: RunConfig) -> str:
+    """Return the engine that "auto" stands for: "ray" where an address is given or several GPUs are used."""
+    if run.engine != "auto":
+        return run.engine
+    if run.ray_address is not None or run.gpus_per_worker is not None or run.cpus_per_worker is not None:
+        return "ray"
+    if resolve_device(run.device) != "cuda":
+        return "inline"
+    import torch  # takes seconds, and is needed for the GPU anyway
+
+    return "ray" if torch.cuda.device_count() > 1 else "inline"
+
+
 def worker_spec(config: EncodeConfig, source: FolderSource, lease: Lease) -> WorkerSpec:
     """Work out what a worker needs to know."""
     device = resolve_device(config.run.device)
@@ -182,7 +205,9 @@ class _Run:
         self._fitter_factory = fitter_factory
         self._journal = journal_of(config.destination)
         self._events = EventLog(config.destination / PRIVATE / "events.jsonl")
+        self._engine = resolve_engine(config.run)
         self._standing = Standing(survey.plan.images)
+        self._snapshots = SnapshotWriter(config.destination, self._engine, self._standing)
         self._marks: dict[str, DoneMark] = {}
         self._started = datetime.now(UTC)
         self._clock = time.monotonic()
@@ -248,12 +273,38 @@ class _Run:
             return
         (self._destination / DATASET_JSON).unlink(missing_ok=True)  # it promises that nothing is missing
         self._events.write("start", images=self._survey.plan.images, shards_to_do=len(todo))
-        with reporting(self._standing, self._console) as report:
+        with reporting(self._standing, self._console, self._snapshots.watch) as report:
             for mark in self._marks.values():
                 report(tally_of(self._destination, mark))
-            run_inline(
-                self._spec, todo, report, fitter_factory=self._fitter_factory, committed=self._committed
-            )
+            if self._engine == "ray":
+                self._run_ray(todo, report)
+            else:
+                run_inline(
+                    self._spec, todo, report, fitter_factory=self._fitter_factory, committed=self._committed
+                )
+
+    def _run_ray(self, todo: Sequence[ShardPlan], report: Reporter) -> None:
+        from .driver import Job
+        from .engine_ray import run_ray  # takes a second, and no inline run needs it
+
+        def crew(states: Sequence[WorkerState]) -> None:
+            self._standing.workers = {state.name: state.describe() for state in states}
+            report(Tally(0, 0, 0.0, fresh=False))
+
+        job = Job(
+            spec=self._spec,
+            run=self._config.run,
+            fitter_factory=self._fitter_factory,
+            report=report,
+            committed=self._committed,
+            crew=crew,
+            notice=self._notice,
+        )
+        run_ray(job, todo)
+
+    def _notice(self, news: str) -> None:
+        self._events.write("notice", news=news)
+        self._console.print(news, markup=False, highlight=False, soft_wrap=True)
 
     def _committed(self, mark: DoneMark) -> None:
         self._marks[mark.name] = mark
@@ -263,6 +314,8 @@ class _Run:
 
     def _finish(self) -> EncodeSummary:
         marks = [self._marks[shard.name] for shard in self._survey.plan.shards]
+        self._journal.clear()  # workers of a run that was killed may have lived on for a moment
+        sweep_temporaries(self._destination)
         manifest, failures = complete(self._config, self._survey.listing.classes, marks)
         seconds = time.monotonic() - self._clock
         return EncodeSummary(
@@ -281,7 +334,7 @@ class _Run:
             started=self._started.isoformat(timespec="seconds"),
             host=socket.gethostname(),
             pid=os.getpid(),
-            engine=ENGINE,
+            engine=self._engine,
             device=self._spec.device,
             workers=self._spec.threads,
             seconds=round(time.monotonic() - self._clock, 3),
@@ -292,6 +345,8 @@ class _Run:
         self._events.write("end", **asdict(record))
         with contextlib.suppress(OSError):
             if self._spec.claim.still_ours():
+                self._standing.workers = {}
+                self._snapshots.write()
                 self._save(replace(state, runs=(*state.runs, record)))
 
     def _save(self, state: RunState) -> None:

@@ -85,6 +85,10 @@ class Journal:
         """Forget the blocks of a shard."""
         shutil.rmtree(self.folder / shard, ignore_errors=True)
 
+    def clear(self) -> None:
+        """Forget all blocks."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def _path(self, shard: str, first: int) -> Path:
         return self.folder / shard / f"{first:08d}"
 

@@ -75,7 +75,8 @@ class Claim:
         """
         if not self.still_ours():
             raise GvitError(
-                f"another gvit encode has taken over {destination}: let it finish, or stop it and run this again"
+                f"another gvit encode has taken over {destination}: "
+                "let it finish, or stop it and run this again"
             )
 
 
@@ -135,7 +136,6 @@ class Lease:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             os.utime(self._lock_path)
             yield self._lock_path.stat().st_mtime
-
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS):

@@ -5,23 +5,30 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
+from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
     from pathlib import Path
 
     from rich.console import Console
+    from rich.progress import Task, TaskID
 
-__all__ = ["EventLog", "Reporter", "Standing", "Tally", "plain_duration", "reporting"]
+__all__ = ["EventLog", "Reporter", "Standing", "Tally", "Watch", "plain_duration", "reporting"]
 
 INTERVAL_SECONDS = 10.0
 """How often a run that is not on a terminal prints a line."""
 
 _RATE_WINDOW_SECONDS = 60.0
+_WORKERS_SHOWN = 16
+
+Watch = Callable[[], None]
+"""Called whenever something has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,8 @@ class Standing:
     psnr_sum: float = 0.0
     recent: list[tuple[float, int]] = field(default_factory=list)
     """(time, fresh images so far) over the last minute, the rate's window."""
+    workers: dict[str, str] = field(default_factory=dict)
+    """What each worker does, by name; empty where there is but this process."""
 
     def __post_init__(self) -> None:
         self.recent.append((self.clock(), 0))
@@ -91,7 +100,8 @@ class Standing:
         eta = "" if self.eta_seconds is None else f", {plain_duration(self.eta_seconds)} to go"
         psnr = f", {self.psnr_sum / self.ok:.2f} dB" if self.ok else ""
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self.rate:.1f} images/s{eta}{psnr}{failed}"
+        workers = f", {len(self.workers)} workers" if self.workers else ""
+        return f"{self.rate:.1f} images/s{eta}{psnr}{failed}{workers}"
 
 
 def plain_duration(seconds: float) -> str:
@@ -110,46 +120,61 @@ class Reporter(Protocol):
 
 
 @contextlib.contextmanager
-def reporting(standing: Standing, console: Console) -> Generator[Reporter]:
-    """Report to the console for the body of a `with`, as suits it."""
-    if console.is_terminal:
-        with _bar(standing, console) as report:
-            yield report
-    else:
-        yield _lines(standing, console)
-
-
-@contextlib.contextmanager
-def _bar(standing: Standing, console: Console) -> Generator[Reporter]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("encode"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[words]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("encode", total=standing.total, words="starting")
+def reporting(standing: Standing, console: Console, watch: Watch) -> Generator[Reporter]:
+    """Report to the console for the body of a `with`, as suits it; `watch` is called after each report."""
+    with contextlib.ExitStack() as stack:
+        show = (
+            stack.enter_context(_bar(standing, console)) if console.is_terminal else _lines(standing, console)
+        )
 
         def report(tally: Tally) -> None:
             standing.add(tally)
-            progress.update(task, completed=standing.done, words=standing.describe())
+            show()
+            watch()
 
         yield report
 
 
-def _lines(standing: Standing, console: Console) -> Reporter:
+class _Row(ProgressColumn):
+    """The words of a task; the first, the whole of it, has its number of images before them."""
+
+    def render(self, task: Task) -> Text:
+        count = "" if task.total is None else f"{int(task.completed)}/{int(task.total)}  "
+        return Text(f"{count}{task.fields['words']}")
+
+
+@contextlib.contextmanager
+def _bar(standing: Standing, console: Console) -> Generator[Watch]:
+    """Show a bar, and a row for each of the first few workers."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Row())
+    with Progress(*columns, console=console) as progress:
+        whole = progress.add_task("encode", total=standing.total, words="starting")
+        rows: dict[str, TaskID] = {}
+
+        def show() -> None:
+            progress.update(whole, completed=standing.done, words=standing.describe())
+            for name in rows.keys() - standing.workers.keys():
+                progress.remove_task(rows.pop(name))
+            for name, words in standing.workers.items():
+                if name not in rows and len(rows) < _WORKERS_SHOWN:
+                    rows[name] = progress.add_task(name, total=None, words=words)
+                if name in rows:
+                    progress.update(rows[name], words=words)
+
+        yield show
+
+
+def _lines(standing: Standing, console: Console) -> Watch:
     last = standing.clock()
 
-    def report(tally: Tally) -> None:
+    def show() -> None:
         nonlocal last
-        standing.add(tally)
         if standing.clock() - last >= INTERVAL_SECONDS:
             last = standing.clock()
             line = f"encode: {standing.done} of {standing.total} images, {standing.describe()}"
             console.print(line, highlight=False, soft_wrap=True)
 
-    return report
+    return show
 
 
 @dataclass(frozen=True, slots=True)

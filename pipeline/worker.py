@@ -274,7 +274,7 @@ def _tally(result: BlockResult, *, fresh: bool) -> Tally:
 
 
 def _merge(keys: Sequence[str], parts: Sequence[BlockResult]) -> BlockResult:
-    """Put parts of a block together in the order of `keys`, so that its bytes do not tell how it came about."""
+    """Put parts of a block together in the order of `keys`: its bytes do not tell how it came about."""
     outcomes = {outcome.key: outcome for part in parts for outcome in part.outcomes}
     stored = {key: values for part in parts for key, values in part.stored().items()}
     rows = [stored[key] for key in keys if key in stored]

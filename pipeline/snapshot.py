@@ -1,0 +1,84 @@
+"""`DST/.gvit/progress.json`: how far the run is, for whoever looks from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from .destination import PRIVATE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .progress import Standing
+
+__all__ = ["Snapshot", "SnapshotWriter", "read_snapshot"]
+
+SNAPSHOT_SECONDS = 2.0
+"""How old the newest snapshot of a live run is at most, between two reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A run at `time` (seconds since 1970): of `total` images `done` are finished, `failed` of them in vain.
+
+    The rate is in images per second over the last minute; `eta_seconds` and `psnr_mean` (dB) are None where
+    they cannot be told; `workers` says what each worker does, by name.
+    """
+
+    time: float
+    engine: str
+    total: int
+    done: int
+    failed: int
+    images_per_second: float
+    eta_seconds: float | None
+    psnr_mean: float | None
+    workers: dict[str, str] = field(default_factory=dict)
+
+
+class SnapshotWriter:
+    """Writes snapshots of a run, not more often than anybody would look."""
+
+    def __init__(self, destination: Path, engine: str, standing: Standing) -> None:
+        self._path = destination / PRIVATE / "progress.json"
+        self._engine = engine
+        self._standing = standing
+        self._last = -SNAPSHOT_SECONDS
+
+    def watch(self) -> None:
+        """Write a snapshot if it is time for one."""
+        if time.monotonic() - self._last >= SNAPSHOT_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        """Write a snapshot; one that cannot be written is lost, since it is worth less than the run."""
+        self._last = time.monotonic()
+        standing = self._standing
+        snapshot = Snapshot(
+            time=round(time.time(), 3),
+            engine=self._engine,
+            total=standing.total,
+            done=standing.done,
+            failed=standing.failed,
+            images_per_second=round(standing.rate, 3),
+            eta_seconds=standing.eta_seconds,
+            psnr_mean=standing.psnr_sum / standing.ok if standing.ok else None,
+            workers=standing.workers,
+        )
+        temporary = self._path.with_name(".progress.json.new.tmp")
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(asdict(snapshot)) + "\n")
+            temporary.replace(self._path)
+
+
+def read_snapshot(destination: Path) -> Snapshot | None:
+    """Return the newest snapshot, None where there is none."""
+    try:
+        content = json.loads((destination / PRIVATE / "progress.json").read_bytes())
+        return Snapshot(**cast("dict[str, Any]", content))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,141 @@
+"""What a worker in another process says of itself: one small file each below `DST/.gvit/workers/`.
+
+The driver reads these files and nothing else to know how far its workers are, so that progress takes no way
+of its own and a worker that can be seen here is known to write where the driver reads.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from .destination import PRIVATE
+from .progress import Tally
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "ShardProgress",
+    "WorkerState",
+    "forget_workers",
+    "log_path",
+    "parse_state",
+    "read_state",
+    "write_state",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardProgress:
+    """Images of a shard that are finished: ok, failed, the PSNR of the former added up (dB).
+
+    `fresh` counts those among them that this run has finished, and no earlier one.
+    """
+
+    ok: int = 0
+    failed: int = 0
+    psnr_sum: float = 0.0
+    fresh: int = 0
+
+    @property
+    def images(self) -> int:
+        """All that are finished."""
+        return self.ok + self.failed
+
+    def plus(self, tally: Tally) -> ShardProgress:
+        """Return what it is after a tally."""
+        fresh = tally.images if tally.fresh else 0
+        return ShardProgress(
+            self.ok + tally.ok, self.failed + tally.failed, self.psnr_sum + tally.psnr_sum, self.fresh + fresh
+        )
+
+    def since(self, before: ShardProgress) -> tuple[Tally, Tally]:
+        """Return the difference as tallies; numbers are negative where work was lost."""
+        fresh = self.fresh - before.fresh
+        return (
+            Tally(fresh, 0, 0.0, fresh=True),
+            Tally(
+                self.ok - before.ok - fresh,
+                self.failed - before.failed,
+                self.psnr_sum - before.psnr_sum,
+                fresh=False,
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """Where a worker runs and what it does.
+
+    `shard` is empty between shards, `images` the number in it; `beat` grows with every sign of life; `doing`
+    is "starting", "waiting", "encoding" or "bisecting".
+    """
+
+    name: str
+    host: str
+    pid: int
+    doing: str
+    shard: str = ""
+    images: int = 0
+    progress: ShardProgress = ShardProgress()
+    beat: int = 0
+
+    def describe(self) -> str:
+        """Say it in a few words."""
+        if not self.shard:
+            return f"{self.doing} ({self.host}, pid {self.pid})"
+        return f"{self.doing} {self.shard} {self.progress.images}/{self.images} ({self.host}, pid {self.pid})"
+
+    def next(self, **changes: Any) -> WorkerState:  # noqa: ANN401  (fields of this class)
+        """Return the state after a sign of life."""
+        return replace(self, beat=self.beat + 1, **changes)
+
+
+def write_state(destination: Path, state: WorkerState) -> None:
+    """Show a state to whoever looks; not made durable, for it is of no use after the run.
+
+    Raises:
+        OSError: The destination cannot be written.
+    """
+    path = _path(destination, state.name)
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(asdict(state)) + "\n")
+    temporary.replace(path)
+
+
+def read_state(destination: Path, name: str) -> WorkerState | None:
+    """Return the state of a worker, None where it has shown none yet."""
+    try:
+        return parse_state(json.loads(_path(destination, name).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def parse_state(content: object) -> WorkerState:
+    """Read a state from JSON.
+
+    Raises:
+        KeyError: A field is missing.
+        TypeError: A field is unknown, or it is no object.
+    """
+    fields = dict(cast("dict[str, Any]", content))
+    progress = ShardProgress(**fields.pop("progress"))
+    return WorkerState(**fields, progress=progress)
+
+
+def forget_workers(destination: Path) -> None:
+    """Remove the states that earlier runs left; their logs stay."""
+    shutil.rmtree(destination / PRIVATE / "workers", ignore_errors=True)
+
+
+def log_path(destination: Path, name: str) -> Path:
+    """Return where the log of a worker lies."""
+    return destination / PRIVATE / "logs" / f"{name}.log"
+
+
+def _path(destination: Path, name: str) -> Path:
+    return destination / PRIVATE / "workers" / f"{name}.json"
