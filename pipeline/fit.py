@@ -124,8 +124,11 @@ class Fitter:
             targets: uint8 [B, S, S, 3].
             keys: [B]; the random choices of an image hang on its key alone.
         """
-        with ThreadPoolExecutor(max(1, min(self._threads, len(keys)))) as pool:
-            fitted = list(pool.map(self._fit_one, targets, keys))
+        if self._threads == 1 or len(keys) == 1:
+            fitted = [self._fit_one(*image) for image in zip(targets, keys, strict=True)]
+        else:
+            with ThreadPoolExecutor(min(self._threads, len(keys))) as pool:
+                fitted = list(pool.map(self._fit_one, targets, keys))
         stored = [stored for stored, _, _ in fitted]
         return FitResult(np.stack(stored), np.array([p for _, p, _ in fitted]), [e for _, _, e in fitted])
 

@@ -16,6 +16,9 @@ from .start import sample_start
 __all__ = ["fit_image", "to_strips"]
 
 
+_MAX_ASPECT = 128.0  # longer ones are shortened: 0.01 dB, and float32 conics (gsplat's) stay exact
+
+
 @inlined
 def _area_average(planes: Floats, size: int) -> Floats:
     """Planes [3, S, S] averaged over areas to [3, size, size], size <= S."""
@@ -62,12 +65,13 @@ def _to_fields(params: Floats, size: int, count: int, min_scale: float, out: Flo
         xx, xy, yy = l11 * l11, l11 * l21, l21 * l21 + l22 * l22
         half = 0.5 * (xx - yy)
         sx = math.sqrt(0.5 * (xx + yy) + math.sqrt(half * half + xy * xy))
-        sy = l11 * l22 / sx
+        sy = max(l11 * l22 / sx, min_scale / to_canvas)
+        sx = min(sx, _MAX_ASPECT * sy)
         theta = 0.5 * math.atan2(2.0 * xy, xx - yy)
         out[i, 0] = params[0, i] * to_canvas - 1.0
         out[i, 1] = params[1, i] * to_canvas - 1.0
-        out[i, 2] = max(sx * to_canvas, min_scale)
-        out[i, 3] = max(sy * to_canvas, min_scale)
+        out[i, 2] = max(sx * to_canvas, sy * to_canvas)
+        out[i, 3] = sy * to_canvas
         out[i, 4] = theta if theta < 0.5 * math.pi else theta - math.pi
         for c in range(3):
             out[i, 5 + c] = params[5 + c, i]

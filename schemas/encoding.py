@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .compact import COMPACT_BYTES, COMPACT_MAX_SIZE, decode_compact, encode_compact
 from .errors import GvitError
 from .gaussians import NUM_FIELDS, canonicalize, field_ranges
 
@@ -89,7 +90,18 @@ def _representable_ranges(dtype: np.dtype[Any], size: int) -> list[npt.NDArray[n
 
 ENCODINGS: dict[str, Encoding] = {
     encoding.name: encoding
-    for encoding in (_float_encoding("<f2", FLOAT16_MAX_SIZE), _float_encoding("<f4", None))
+    for encoding in (
+        _float_encoding("<f2", FLOAT16_MAX_SIZE),
+        _float_encoding("<f4", None),
+        Encoding(
+            "compact",
+            np.dtype(np.uint8),
+            COMPACT_BYTES,
+            COMPACT_MAX_SIZE,
+            encode_compact,
+            decode_compact,
+        ),
+    )
 }
 """Every storage encoding by name."""
 

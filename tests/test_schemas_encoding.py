@@ -2,6 +2,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
 from gvit.schemas import (
     ENCODINGS,
     FIELDS,
@@ -16,9 +20,6 @@ from gvit.schemas import (
     encode,
     min_scale,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 settings.register_profile("no deadline", deadline=None)  # two cores may be shared
 settings.load_profile("no deadline")
@@ -60,18 +61,23 @@ def test_storing_again_what_was_decoded_changes_no_bit(encoding, gaussians, size
     assert stored.tobytes() == again.tobytes()
 
 
+COARSENESS = {"float32": (1e-6, 1e-6), "float16": (1e-3, 1e-3), "compact": (0.025, 0.007)}
+"""By encoding: the relative error of a scale, and the error of an angle in radians."""
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("size", [1, 7, 32, 96, 224, 333, 511, 512])
 def test_values_at_the_very_ends_of_the_ranges_stay_inside(encoding, size):
     smallest = min_scale(size)
+    scale_error, angle_error = COARSENESS[encoding]
     for theta in (-math.pi / 2, np.nextafter(math.pi / 2, 0), 1.5705, -1.5705):
         ends = a_set(x=-1, y=1, sx=smallest, sy=smallest, theta=theta, opacity=MIN_OPACITY)
         decoded = decode(encode(ends, encoding, size), encoding).astype(np.float64)[0]
         assert decoded[2] == decoded[3] >= smallest
-        assert decoded[2] == pytest.approx(smallest, rel=1e-3)
+        assert decoded[2] == pytest.approx(smallest, rel=scale_error)
         assert MIN_OPACITY <= decoded[8] <= MIN_OPACITY * 1.001
         assert -math.pi / 2 <= decoded[4] < math.pi / 2
-        assert abs(math.sin(decoded[4] - theta)) < 1e-3
+        assert abs(math.sin(decoded[4] - theta)) < angle_error
         assert tuple(decoded[:2]) == (-1, 1)
 
 
@@ -81,6 +87,28 @@ def test_float32_keeps_canonical_sets_to_the_bit_and_float16_to_half_precision(g
     np.testing.assert_array_equal(decode(encode(canonical, "float32", 224), "float32"), canonical)
     half = decode(encode(canonical, "float16", 224), "float16")
     np.testing.assert_allclose(half, canonical, rtol=2**-10, atol=2**-24)
+
+
+@given(gaussians=SETS.map(lambda g: np.clip(g, -4, 4)))
+def test_compact_keeps_every_field_to_half_a_step_of_its_table(gaussians):
+    canonical = decode(encode(gaussians, "float32", 224), "float32").astype(np.float64)
+    compact = decode(encode(gaussians, "compact", 224), "compact").astype(np.float64)
+    np.testing.assert_allclose(compact[..., :2], canonical[..., :2], atol=1.01 / 2047)
+    thickest = np.minimum(canonical[..., 2], 128 * canonical[..., 3])
+    np.testing.assert_allclose(compact[..., 2], thickest, rtol=0.046)
+    np.testing.assert_allclose(compact[..., 3], canonical[..., 3], rtol=0.08)
+    assert (np.abs(np.sin(compact[..., 4] - canonical[..., 4])) < 1.01 * math.pi / 512).all()
+    bent = np.arcsinh(3 * (np.stack([compact, canonical])[..., 5:8] - 0.5))
+    np.testing.assert_allclose(bent[0], bent[1], atol=1.01 * math.asinh(10.5) / 127)
+    np.testing.assert_allclose(compact[..., 8], canonical[..., 8], atol=1.01 / 126)
+
+
+def test_compact_takes_nine_bytes_a_gaussian_and_refuses_what_is_not_finite():
+    gaussians = a_set()
+    assert encode(gaussians, "compact", 224).nbytes == 9 * len(gaussians)
+    gaussians[0, 3] = math.nan
+    with pytest.raises(GvitError, match="not finite"):
+        encode(gaussians, "compact", 224)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
