@@ -13,7 +13,8 @@ A Gaussian is a little-endian 64-bit word and a byte. From the word's lowest bit
      6    opacity  1/255 + (1 - 1/255) q / 63
 
 and the byte is theta: -pi/2 + pi q / 256. All in float64, rounded once to float32 (code 0 of theta: upwards).
-Colours are finest around 1/2, where most of them lie. A Gaussian longer than 128 times its width is shortened to that.
+Colours are finest around 1/2, where most of them lie. A Gaussian longer than 128 times its width is shortened
+to that.
 """
 
 from __future__ import annotations
