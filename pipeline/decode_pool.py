@@ -202,8 +202,9 @@ class DecodePool:
         for task in itertools.chain(self._tasks, *(worker.tasks for worker in self._workers)):
             task.batch.fail(reason)
         self._tasks.clear()
-        self._wake_receiver.close()
-        self._wake_sender.close()
+        with self._lock:  # whoever stopped the pool may be about to wake it
+            self._wake_receiver.close()
+            self._wake_sender.close()
 
 
 class Prefetch:

@@ -7,7 +7,7 @@ fresh one, and its death counts against the task that it was at; `Dispatch` know
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -137,7 +137,8 @@ class Driver:
         self._hands: list[_Hand] = []
         self._hired = 0
         self._failed_starts = 0
-        self._seen: dict[str, ShardProgress] = {}
+        self._seen: dict[str, ShardProgress] = {}  # what was told of each shard
+        self._kept: Counter[str] = Counter()  # images of a shard that this run journaled before a death
 
     def work(self) -> None:
         """Go on until every shard is committed; no worker is left then, nor when it raises.
@@ -252,7 +253,9 @@ class Driver:
         if reply.error is not None:
             raise reply.error
         self._dispatch.finished(task)
-        if reply.mark is not None:
+        if reply.mark is None:
+            self._keep(task.shard, reply.progress.fresh)
+        else:
             self._tell(task.shard.name, reply.progress)
             self._job.committed(reply.mark)
 
@@ -285,11 +288,11 @@ class Driver:
         if task.part is None:
             seen = self._seen.get(task.shard.name, ShardProgress())
             lost = max(0, seen.images - journaled)
-            self._tell(task.shard.name, ShardProgress(fresh=seen.fresh - lost))
-            self._seen[task.shard.name] = ShardProgress()
+            self._keep(task.shard, seen.fresh - lost - self._kept[task.shard.name])
         given_up = self._dispatch.died(task, in_flight)
         if given_up is not None:
             condemn(self._spec, task.shard, given_up, POISON)
+            self._keep(task.shard, len(given_up.entries))
             self._job.notice(f"{given_up.entries[0].source} is given up: {POISON}")
 
     def _open_block(self, shard: ShardPlan) -> tuple[BlockPlan | None, int]:
@@ -326,9 +329,16 @@ class Driver:
                 "is the cluster busy with something else? Look at: ray status"
             )
 
+    def _keep(self, shard: ShardPlan, images: int) -> None:
+        """Note so many more images as journaled; the next attempt will report them as known."""
+        self._kept[shard.name] += images
+        self._tell(shard.name, ShardProgress())
+
     def _tell(self, shard: str, progress: ShardProgress) -> None:
+        """Report how far the present attempt at a shard is, as the difference to what was told before."""
         before = self._seen.get(shard, ShardProgress())
-        self._seen[shard] = progress
-        for tally in progress.since(before):
+        now = replace(progress, fresh=progress.fresh + self._kept[shard])
+        self._seen[shard] = now
+        for tally in now.since(before):
             if tally.ok or tally.failed or tally.psnr_sum:
                 self._job.report(tally)

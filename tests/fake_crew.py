@@ -1,0 +1,86 @@
+"""Fitters that kill, and a crew of workers in this process whose deaths are exceptions."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import fake_encode as fake
+import numpy as np
+
+from gvit.pipeline.driver import WorkerDied
+from gvit.pipeline.remote_worker import RemoteWorker
+
+DEADLY, GREEDY, STUCK = 11, 22, 33
+"""An image that is this gray all over kills its worker, wants too much memory, or is never finished."""
+
+
+class DeathError(Exception):
+    pass
+
+
+def die():
+    raise DeathError
+
+
+class HostileFitter(fake.FakeFitter):
+    """The fake fitter, but some images end it: `die` says how."""
+
+    die = staticmethod(die)
+    hang_seconds = 1e6
+
+    def fit(self, targets, keys):
+        grays = {int(target[0, 0, 0]) for target in targets if (target == target[0, 0, 0]).all()}
+        if DEADLY in grays:
+            self.die()
+        if GREEDY in grays:
+            raise MemoryError
+        if STUCK in grays:
+            time.sleep(self.hang_seconds)
+        return super().fit(targets, keys)
+
+
+def add_poison(root, name, gray):
+    fake.save_image(root / name, np.full((8, 8, 3), gray))
+
+
+class LocalCrew:
+    """Workers that live here: a call is done when it is awaited; whatever it raises was a death."""
+
+    def __init__(self, change=lambda order: order):
+        self.change = change
+        self.workers = []
+        self.most_in_hand = 0
+
+    def hire(self, order):
+        worker = RemoteWorker(self.change(replace(order, own_log=False)))
+        worker.calls, worker.alive = [], True
+        self.workers.append(worker)
+        return worker
+
+    def call(self, worker, method, *arguments):
+        call = (worker, method, arguments, [])
+        worker.calls.append(call)
+        self.most_in_hand = max(self.most_in_hand, len(worker.calls))
+        return call
+
+    def wait(self, calls, seconds):
+        for worker, method, arguments, answer in calls:
+            if not answer:
+                try:
+                    answer.append(getattr(worker, method)(*arguments))
+                except Exception as error:
+                    answer.append(WorkerDied(type(error).__name__))
+            return True
+        return False
+
+    def answer(self, call):
+        call[0].calls.remove(call)
+        (answer,) = call[3]
+        if isinstance(answer, WorkerDied):
+            raise answer
+        return answer
+
+    def end(self, worker):
+        worker.alive = False
+        worker.close()
