@@ -87,14 +87,14 @@ def assert_same_run(one, other):
 
 def interrupt_at(monkeypatch, step):
     """Ask a run to stop, as Ctrl-C does, after an update."""
-    stock = Trainer._update
+    stock = Trainer.update
 
     def update(self, batch):
         stock(self, batch)
         if self.step + 1 == step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Trainer, "_update", update)
+    monkeypatch.setattr(Trainer, "update", update)
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +137,14 @@ def test_a_kill_after_a_checkpoint_repeats_what_was_lost_and_nothing_else(
 ):
     config = config_of(shards, tmp_path)
     with monkeypatch.context() as patched:
-        stock = Trainer._update
+        stock = Trainer.update
 
         def update(self, batch):
             if self.step == 10:
                 raise RuntimeError("power cut")
             stock(self, batch)
 
-        patched.setattr(Trainer, "_update", update)
+        patched.setattr(Trainer, "update", update)
         with pytest.raises(RuntimeError, match="power cut"):
             train(config, console=SILENT)
     assert read_metrics(tmp_path)[-1]["step"] == 10  # beyond the checkpoint at step 8

@@ -79,6 +79,9 @@ class Trainer:
         ranks: Who trains together.
         guide: What happens to sets before augmentation.
 
+    Attributes:
+        val_loader: This rank's share of the sets to evaluate on.
+
     Raises:
         GvitError: The batch cannot be cut into equal shares, or is larger than the training set.
     """
@@ -91,7 +94,7 @@ class Trainer:
         self,
         config: TrainConfig,
         data: TrainingData,
-        model: SetClassifier,
+        model: nn.Module,
         ranks: Ranks,
         guide: Guide = untouched,
     ) -> None:
@@ -120,7 +123,7 @@ class Trainer:
         }
         _check_batch(config, len(data.train))
         self._loader = SetLoader(data.train, **place, partners=config.mix.mixes)
-        self._val_loader = SetLoader(data.val, **place, shuffle=False)
+        self.val_loader = SetLoader(data.val, **place, shuffle=False)
         self._sums = torch.zeros(3, dtype=torch.float64, device=ranks.device)
         self._bad_step = torch.full((), -1, device=ranks.device)
 
@@ -155,15 +158,15 @@ class Trainer:
         """
         self._network.train()
         for batch in self._loader.epoch(self.epoch, self.samples_seen):
-            self._update(batch)
+            self.update(batch)
             self.step += 1
             self.samples_seen += self.config.batch_size
             after_step()
         self.epoch += 1
         self.samples_seen = 0
 
-    def _update(self, batch: Batch) -> None:
-        """Make one update from this rank's share of a batch."""
+    def update(self, batch: Batch) -> None:
+        """Make one update from this rank's share of a batch, without counting it as a step."""
         for group in self._optimiser.param_groups:
             group["lr"] = self.rate_of(self.step) * group.get("lr_scale", 1.0)
         torch.manual_seed(_step_seed(self.config.seed, self.step, self.ranks.rank))
@@ -177,12 +180,20 @@ class Trainer:
 
     def _loss(self, batch: Batch) -> Tensor:
         """Mean loss of a part, counted into the running sums."""
-        made = self._plan.prepare(batch, self._guide, self.epoch)
-        with torch.autocast(self.ranks.device.type, self._type, enabled=self._type is not torch.float32):
-            logits: Tensor = self._network(made.gaussians, made.there)
-        losses = -(made.targets * logits.float().log_softmax(dim=1)).sum(dim=1)
-        self._count(losses.detach(), logits.detach(), made.targets)
+        logits, targets = self.learn(batch)
+        losses = -(targets * logits.float().log_softmax(dim=1)).sum(dim=1)
+        self._count(losses.detach(), logits.detach(), targets)
         return losses.mean()
+
+    def learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return logits ``[b, K]`` of a part of a training batch and their soft targets ``[b, K]``."""
+        made = self._plan.prepare(batch, self._guide, self.epoch)
+        return self.network(made.gaussians, made.there), made.targets
+
+    def network(self, *inputs: Tensor | None) -> Tensor:
+        """Run the network, compiled, synchronised and in the precision that were asked for."""
+        with torch.autocast(self.ranks.device.type, self._type, enabled=self._type is not torch.float32):
+            return self._network(*inputs)
 
     def _count(self, losses: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add to the running sums on the device, without waiting for it."""
@@ -234,11 +245,16 @@ class Trainer:
             else Interval(math.nan, 0.0, 0)
         )
 
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model with the averaged weights, or the plain ones where there is no average."""
+        return self.model if self.ema is None else self.ema.module
+
     def evaluate(self) -> Evaluation:
-        """Evaluate the averaged weights, or the plain ones where there is no average."""
-        model = self.model if self.ema is None else cast("SetClassifier", self.ema.module)
+        """Evaluate on all of the validation sets."""
+        model = cast("SetClassifier", self.evaluated)
         classify = classifier_of(model, self._type, self._view)
-        return evaluate(classify, self._val_loader, self.classes, self.ranks)
+        return evaluate(classify, self.val_loader, self.classes, self.ranks)
 
     def state(self) -> dict[str, Any]:
         """Return what a run needs to go on beside the weights: plain dicts and tensors."""

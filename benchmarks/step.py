@@ -1,0 +1,195 @@
+"""One update of this trainer against one of the same Vision Transformer on pixels, in the same run.
+
+Same tokens, width, depth and precision, random tensors, float32 weights, AdamW and clipping on both sides;
+ours includes loading, augmentation and features. Updates are interleaved, and the medians compared.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gvit.benchmarks.pixels import build_pixel_vit
+from gvit.schemas import (
+    BlockArrays,
+    Dataset,
+    FitInfo,
+    Row,
+    build_manifest,
+    canonicalize,
+    commit_shard,
+    encode,
+    open_dataset,
+    read_rows,
+    write_manifest,
+)
+from gvit.train.augment import AugmentConfig
+from gvit.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from gvit.train.loader import SetLoader
+from gvit.train.model import ModelConfig, build_model
+from gvit.train.ranks import Ranks, pick_device
+from gvit.train.split import TrainingData
+from gvit.train.tokens import measure_statistics
+from gvit.train.trainer import Trainer, resolve_precision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["run"]
+
+_WARM_UP = 3
+_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PATCH = 16
+
+
+def run(
+    *,
+    model: str = "vit_small_patch16_224",
+    tokens: int = 196,
+    batch_size: int = 16,
+    classes: int = 1000,
+    precision: str = "auto",
+    device: str = "auto",
+    compiled: bool = False,
+    steps: int = 12,
+    augment: bool = True,
+) -> dict[str, Any]:
+    """Time updates of both.
+
+    Args:
+        model: A Vision Transformer of timm.
+        tokens: Gaussians per set and patches per image, a square number.
+        batch_size: Samples per update.
+        classes: Number of classes.
+        precision: "auto", "float32", "bfloat16" or "float16", of both.
+        device: "auto", "cpu" or "cuda".
+        compiled: Compile both with torch.compile.
+        steps: Timed updates of each.
+        augment: Whether ours augments (flip and small affine maps, which make masks).
+
+    Returns:
+        "step_ms" and "pixels_step_ms" (medians), "ratio_vs_pixels" (of these), "samples_per_second",
+        "tokens", "batch_size", "precision", "device", and on a GPU "peak_gib" and "pixels_peak_gib".
+    """
+    ranks = Ranks(0, 1, pick_device(device))
+    precision = resolve_precision(precision, ranks.device)
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = _random_dataset(Path(folder) / "shards", tokens, batch_size, classes)
+        config = TrainConfig(
+            epochs=1000,
+            batch_size=batch_size,
+            data=DataConfig(shards=dataset.path),
+            run=RunConfig(out=Path(folder), precision=precision, compile=compiled),
+            model=ModelConfig(name=model),
+            optim=OptimConfig(clip=1.0),
+            augment=AugmentConfig(flip=0.5, rotate=5.0) if augment else AugmentConfig(),
+        )
+        ours = _our_step(config, dataset, ranks)
+        theirs = _pixel_step(config, tokens, classes, ranks)
+        times, peaks = _interleave({"ours": ours, "pixels": theirs}, steps, ranks.device)
+    ours_ms, pixels_ms = (1e3 * statistics.median(times[name]) for name in ("ours", "pixels"))
+    result: dict[str, Any] = {
+        "step_ms": ours_ms,
+        "pixels_step_ms": pixels_ms,
+        "ratio_vs_pixels": ours_ms / pixels_ms,
+        "samples_per_second": batch_size / ours_ms * 1e3,
+        "tokens": tokens,
+        "batch_size": batch_size,
+        "precision": precision,
+        "device": str(ranks.device),
+    }
+    return result | {name: gib for name, gib in peaks.items() if gib}
+
+
+def _our_step(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> Callable[[], None]:
+    classes = len(dataset.manifest.classes)
+    model = build_model(config.model, classes, measure_statistics(dataset))
+    trainer = Trainer(config, TrainingData(dataset, dataset), model, ranks)
+    model.train()
+    loader = SetLoader(dataset, batch_size=config.batch_size, device=ranks.device)
+    batches = (batch for epoch in range(10**6) for batch in loader.epoch(epoch))
+
+    def step() -> None:
+        trainer.update(next(batches))
+        trainer.step += 1
+
+    return step
+
+
+def _pixel_step(config: TrainConfig, tokens: int, classes: int, ranks: Ranks) -> Callable[[], None]:
+    side = round(tokens**0.5) * _PATCH
+    vit = build_pixel_vit(config.model, side, tokens, classes, 0).to(ranks.device).train()
+    network = torch.compile(vit) if config.run.compile else vit
+    optimiser = torch.optim.AdamW(vit.parameters(), lr=1e-4)
+    images = torch.rand(config.batch_size, 3, side, side, device=ranks.device)
+    labels = torch.zeros(config.batch_size, dtype=torch.int64, device=ranks.device)
+    kind = _TYPES[config.run.precision]
+
+    def step() -> None:
+        with torch.autocast(ranks.device.type, kind, enabled=kind is not torch.float32):
+            logits = network(images)
+        nn.functional.cross_entropy(logits.float(), labels).backward()
+        nn.utils.clip_grad_norm_(vit.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _interleave(
+    sides: dict[str, Callable[[], None]], steps: int, device: torch.device
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of each update, taking turns; and peak memory in GiB on a GPU."""
+    on_gpu = device.type == "cuda"
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    peaks: dict[str, float] = {"peak_gib": 0.0, "pixels_peak_gib": 0.0}
+    for number in range(_WARM_UP + steps):
+        for (name, step), peak in zip(sides.items(), peaks, strict=True):
+            if on_gpu:
+                torch.cuda.synchronize()
+                torch.cuda.reset_peak_memory_stats()
+            began = time.perf_counter()
+            step()
+            if on_gpu:
+                torch.cuda.synchronize()
+                peaks[peak] = max(peaks[peak], torch.cuda.max_memory_allocated() / 2**30)
+            if number >= _WARM_UP:
+                times[name].append(time.perf_counter() - began)
+    return times, peaks
+
+
+def _random_dataset(dst: Path, gaussians: int, batch_size: int, classes: int, size: int = 224) -> Dataset:
+    """A dataset of random sets, enough for a few batches."""
+    rng = np.random.default_rng(0)
+    count = 4 * batch_size
+    sets = rng.uniform(0.05, 0.95, (count, gaussians, 9)).astype(np.float32)
+    sets[..., 0:2] = sets[..., 0:2] * 2.0 - 1.0
+    labels = rng.integers(0, classes, count)
+    names = [f"c{i:05d}" for i in range(classes)]
+    name, zeros = "shard-000000", "0" * 64
+    rows = [
+        Row(f"{i}", "train", int(k), names[k], f"{i}.png", *(size, size, 30.0, "ok", None, name, i, zeros))
+        for i, k in enumerate(labels)
+    ]
+    stored = encode(canonicalize(sets), "float16", size)
+    blocks = [BlockArrays(i, stored[i : i + 256], labels[i : i + 256]) for i in range(0, count, 256)]
+    dst.mkdir()
+    mark = commit_shard(dst, name, blocks, rows, split="train", attempt="bench", still_ours=lambda: True)
+    manifest = build_manifest(
+        gaussians=gaussians,
+        size=size,
+        encoding="float16",
+        fit=FitInfo("default", 200, 0, "none", 1),
+        classes=names,
+        marks=[mark],
+        tables=[read_rows(dst, mark)],
+    )
+    write_manifest(dst, manifest)
+    return open_dataset(dst)
