@@ -10,10 +10,13 @@ import sys
 
 import typer
 
+from .benchmarks.commands import bench_app
 from .pipeline.commands import encode_command
 from .pipeline.demo import demo_command
 from .pipeline.inspection import info_command, view_command
 from .pipeline.sharing import verify_command
+from .prediction import predict_command
+from .train.commands import evaluate_command, train_command
 
 __all__ = ["encode_main", "main", "train_main"]
 
@@ -53,6 +56,11 @@ app.command("info")(info_command)
 app.command("view")(view_command)
 app.command("demo")(demo_command)
 app.command("verify")(verify_command)
+app.command("train")(train_command)
+app.command("evaluate")(evaluate_command)
+app.command("predict")(predict_command)
+
+app.add_typer(bench_app, name="bench")
 
 
 @app.callback(invoke_without_command=True)
@@ -74,6 +82,7 @@ def encode_main() -> None:
 
 
 def train_main() -> None:
-    """`gvit-train`."""
-    typer.echo("Error: this version of gvit cannot train yet; it encodes (see gvit encode --help)", err=True)
-    sys.exit(EXIT_BAD_INPUT)
+    """`gvit-train`: the same as `gvit train`."""
+    alone = _new_app()
+    alone.command("gvit-train")(train_command)
+    _run(alone)

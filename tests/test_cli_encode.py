@@ -218,13 +218,6 @@ def test_gvit_alone_shows_its_commands(gvit_encode):
     assert "encode" in out
 
 
-def test_the_trainer_that_is_not_there_yet_says_so(monkeypatch, capsys):
-    with pytest.raises(SystemExit) as ended:
-        cli.train_main()
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
 def test_the_real_fit_gives_the_same_bytes_however_many_threads_fit_and_whenever_it_is_killed(tmp_path):
     noise = np.random.default_rng(0)
     for i in range(40):

@@ -156,15 +156,20 @@ def read_config(
     name = recipe or str(given.get("recipe", DEFAULT_RECIPE))
     base = {} if name == "none" else find_recipe(name).settings
     settings = merge(base, given, {"recipe": name})
-    if "model" in given and "name" in given["model"]:  # another model has sizes of its own
-        for size in ("depth", "width", "heads"):
-            if size not in given["model"]:
-                settings["model"].pop(size, None)
-    shards = settings.get("data", {}).get("shards")
+    if "name" in _section(given, "model"):  # another model has sizes of its own
+        for size in {"depth", "width", "heads"} - _section(given, "model").keys():
+            settings["model"].pop(size, None)
+    shards = _section(settings, "data").get("shards")
     if shards is None:
         raise GvitError("there is nothing to train on: give --shards DST, a dataset that gvit encode wrote")
     default_out = Path("runs") / f"{Path(shards).resolve().name}-{name}"
     return build(TrainConfig, merge({"run": {"out": str(default_out)}}, settings))
+
+
+def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section of settings; what is no section is left for `build` to complain about."""
+    found = settings.get(name, {})
+    return found if isinstance(found, dict) else {"shards": "-"}
 
 
 def _train(config: TrainConfig, *, as_json: bool) -> None:
