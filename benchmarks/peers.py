@@ -47,7 +47,10 @@ def fit_plain(pixels: npt.NDArray[np.uint8], num_gaussians: int, steps: int, see
     size = pixels.shape[0]
     fields = np.empty((num_gaussians, 9), np.float32)
     stages = np.array([(size, steps, 0)], np.int64)
-    fit_image(pixels, stages, seed, PLAIN, _NOTHING_MOVES, _workspace(num_gaussians, size), fields)
+    taken = np.zeros(1, np.int64)
+    fit_image(
+        pixels, stages, 0.0, seed, PLAIN, _NOTHING_MOVES, _workspace(num_gaussians, size), fields, taken
+    )
     return render_batch(fields[None], size, size, threads=1)[0]
 
 

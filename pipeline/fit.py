@@ -17,6 +17,7 @@ from ..render.lanes import LANES
 from ..render.strips import Workspace, make_workspace
 from ..schemas.encoding import decode, encode
 from ..schemas.errors import GvitError
+from ..schemas.gaussians import NUM_FIELDS
 from .fit_cpu import fit_image
 from .optimise import Rates
 from .relocate import Relocation
@@ -57,11 +58,13 @@ class FitResult:
         stored: [B, N, columns] in the storage encoding; meaningless where there is an error.
         psnr: float64 [B], dB, of the rendering of the stored values.
         errors: Per image why it could not be fitted, or None.
+        cost: float64 [B], in full-size render + backward steps; less than asked where a target was reached.
     """
 
     stored: npt.NDArray[Any]
     psnr: npt.NDArray[np.float64]
     errors: list[str | None]
+    cost: npt.NDArray[np.float64]
 
 
 def schedule(config: FitConfig) -> npt.NDArray[np.int64]:
@@ -81,6 +84,15 @@ def schedule(config: FitConfig) -> npt.NDArray[np.int64]:
         ],
         np.int64,
     )
+
+
+def cost_of(config: FitConfig, stages: npt.NDArray[np.int64], taken: npt.NDArray[np.int64]) -> float:
+    """What the steps taken of each stage [stages] cost, in full-size render + backward steps."""
+    cost = 0.0
+    for (canvas, steps, rounds), done in zip(stages, taken, strict=True):
+        step, each = (1.0, _FULL_ROUND) if canvas == config.size else (_HALF_STEP, _HALF_ROUND)
+        cost += done * (step + each * rounds / steps)
+    return cost
 
 
 def psnr(rendering: Floats, target: npt.NDArray[np.uint8]) -> float:
@@ -129,8 +141,8 @@ class Fitter:
         else:
             with ThreadPoolExecutor(min(self._threads, len(keys))) as pool:
                 fitted = list(pool.map(self._fit_one, targets, keys))
-        stored = [stored for stored, _, _ in fitted]
-        return FitResult(np.stack(stored), np.array([p for _, p, _ in fitted]), [e for _, _, e in fitted])
+        stored, quality, errors, cost = zip(*fitted, strict=True)
+        return FitResult(np.stack(stored), np.array(quality), list(errors), np.array(cost))
 
     def _workspace(self) -> Workspace:
         """The calling thread's scratch memory."""
@@ -139,20 +151,27 @@ class Fitter:
             self._local.space = make_workspace(padded, self._config.size, self._config.size)
         return self._local.space
 
-    def _fit_one(self, pixels: npt.NDArray[np.uint8], key: str) -> tuple[npt.NDArray[Any], float, str | None]:
-        size = self._config.size
-        fields = np.zeros((self._config.num_gaussians, 9), np.float32)
+    def _fit_one(
+        self, pixels: npt.NDArray[np.uint8], key: str
+    ) -> tuple[npt.NDArray[Any], float, str | None, float]:
+        """Stored set, PSNR, error and cost of one image."""
+        config, size = self._config, self._config.size
+        fields = np.zeros((config.num_gaussians, NUM_FIELDS), np.float32)
+        taken = np.zeros(len(self.stages), np.int64)
         fit_image(
             np.ascontiguousarray(pixels),
             self.stages,
-            np.uint64(_image_seed(self._config.seed, key)),
+            0.0 if config.target_psnr is None else pixels.size * 10.0 ** (-0.1 * config.target_psnr),
+            np.uint64(_image_seed(config.seed, key)),
             _RATES,
             _RELOCATION,
             self._workspace(),
             fields,
+            taken,
         )
+        cost = cost_of(config, self.stages, taken)
         if not np.isfinite(fields).all():
-            return encode(np.nan_to_num(fields), self._encoding, size), math.nan, "the fit diverged"
+            return encode(np.nan_to_num(fields), self._encoding, size), math.nan, "the fit diverged", cost
         stored = encode(fields, self._encoding, size)
         rendering = render_batch(decode(stored, self._encoding)[None], size, size, threads=1)[0]
-        return stored, psnr(rendering, pixels), None
+        return stored, psnr(rendering, pixels), None, cost

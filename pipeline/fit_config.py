@@ -28,6 +28,7 @@ class FitConfig:
         preset: "fast", "default" or "best"; becomes "custom" where steps say otherwise.
         steps: Cost in full-size render + backward steps, 1 to 100,000; None takes the preset's.
         seed: Of all random choices, 0 to 2^63 - 1.
+        target_psnr: dB, 5 to 99, at which an image is good enough and its fit stops; None goes on to the end.
 
     Raises:
         GvitError: A value is out of range; the sentence names field, value and range.
@@ -38,11 +39,14 @@ class FitConfig:
     preset: str = "default"
     steps: int | None = None
     seed: int = 0
+    target_psnr: float | None = None
 
     def __post_init__(self) -> None:
         _check("size", self.size, 8, 2048)
         _check("num-gaussians", self.num_gaussians, 1, self.size**2 // _MIN_PIXELS_PER_GAUSSIAN)
         _check("seed", self.seed, 0, 2**63 - 1)
+        if self.target_psnr is not None:
+            _check("target-psnr", self.target_psnr, 5, 99)
         if self.preset not in PRESETS and not (self.preset == _CUSTOM and self.steps is not None):
             raise GvitError(f"preset must be one of {', '.join(PRESETS)}, not {self.preset!r}")
         if self.steps is None:
@@ -57,6 +61,6 @@ class FitConfig:
         return self.steps or 0
 
 
-def _check(field: str, value: int, low: int, high: int) -> None:
+def _check(field: str, value: float, low: int, high: int) -> None:
     if not low <= value <= high:
         raise GvitError(f"{field} must be from {low} to {high}, not {value}")

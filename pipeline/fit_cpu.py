@@ -16,6 +16,9 @@ from .start import sample_start
 __all__ = ["fit_image", "to_strips"]
 
 
+_HALF_AHEAD = (
+    0.8  # a coarse canvas has less detail to miss: its error must be this much lower to count as enough
+)
 _MAX_ASPECT = 128.0  # longer ones are shortened: 0.01 dB, and float32 conics (gsplat's) stay exact
 
 
@@ -82,11 +85,13 @@ def _to_fields(params: Floats, size: int, count: int, min_scale: float, out: Flo
 def fit_image(
     pixels: np.ndarray,
     stages: np.ndarray,
+    enough: float,
     seed: int | np.uint64,
     rates: Rates,
     relocation: Relocation,
     space: Workspace,
     fields: Floats,
+    taken: np.ndarray,
 ) -> float:
     """Fit a set of Gaussians to an image.
 
@@ -94,11 +99,13 @@ def fit_image(
         pixels: uint8 [S, S, 3].
         stages: int64 [stages, 3], coarse to fine: size of the canvas, steps on it, rounds of relocation,
             evenly among the steps.
+        enough: Squared error (sum over pixels and channels) at which the fit may stop; 0 to go on to the end.
         seed: Of the start.
         rates: Of the descent.
         relocation: Of idle Gaussians.
         space: Scratch memory for N Gaussians at S x S.
         fields: float32 [N, 9] out, canonical (see `gvit.schemas.FIELDS`).
+        taken: int64 [stages] out, the steps taken of each stage.
 
     Returns:
         The squared error of the set.
@@ -131,6 +138,9 @@ def fit_image(
             if canvas == size and error < best:  # a step may overshoot: keep the best one
                 best = error
                 kept[:] = params
+            taken[s] = n
+            if error <= enough * (1.0 if canvas == size else _HALF_AHEAD * scale * scale):
+                break
             gather_gradients(screen, space.moments, gradients)
             decay = rates.floor + (1.0 - rates.floor) * 0.5 * (1.0 + math.cos(math.pi * step / total_steps))
             descend(params, first, second, gradients, float(size), step, decay, rates)

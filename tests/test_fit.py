@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,20 @@ def test_moving_idle_gaussians_improves_the_picture() -> None:
     assert moving.mean() > still.mean() + 0.1
 
 
+def test_a_fit_stops_once_its_target_is_reached_and_says_what_it_took() -> None:
+    images = np.stack([photo(96), photo(96, "coffee")])
+    config = FitConfig(num_gaussians=96, size=96, steps=200)
+    whole = Fitter(config, "float32", 1, "cpu").fit(images, ["a", "b"])
+    np.testing.assert_allclose(whole.cost, 200, rtol=0.05)
+    target = whole.psnr.min() - 1.5
+    early = Fitter(replace(config, target_psnr=target), "float32", 1, "cpu").fit(images, ["a", "b"])
+    assert (early.psnr >= target - 0.01).all()
+    assert (early.psnr < whole.psnr).all()
+    assert (early.cost < 0.8 * whole.cost).all()
+    never = Fitter(replace(config, target_psnr=90.0), "float32", 1, "cpu").fit(images, ["a", "b"])
+    np.testing.assert_array_equal(never.stored, whole.stored)
+
+
 def test_a_set_depends_on_its_image_and_key_alone() -> None:
     images = np.stack([photo(48), photo(48, "chelsea"), photo(48, "coffee")])
     config = FitConfig(num_gaussians=40, size=48, steps=10)
@@ -222,6 +237,7 @@ def test_a_schedule_costs_what_the_steps_say_and_ends_on_the_full_canvas(preset:
         ("steps", 0),
         ("steps", 10**6),
         ("seed", -1),
+        ("target_psnr", 120),
     ],
 )
 def test_a_config_out_of_range_names_field_value_and_range(field: str, value: int) -> None:
