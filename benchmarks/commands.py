@@ -72,3 +72,29 @@ def loader_command(as_json: Json = False) -> None:
     from .loader import run
 
     _print(run(), as_json)
+
+
+@bench_app.command("train")
+def train_command(
+    model: Annotated[str, typer.Option(help="A Vision Transformer of timm.")] = "vit_small_patch16_224",
+    tokens: Annotated[int, typer.Option(help="Gaussians, and patches: a square number.", min=1)] = 196,
+    batch_size: Annotated[int, typer.Option(help="Samples per update.", min=1)] = 16,
+    steps: Annotated[int, typer.Option(help="Timed updates of each.", min=1)] = 12,
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile both networks.")] = False,
+    as_json: Json = False,
+) -> None:
+    """An update on sets, beside one of the same Vision Transformer on pixels."""
+    from .step import run
+
+    result = run(
+        model=model,
+        tokens=tokens,
+        batch_size=batch_size,
+        steps=steps,
+        precision=precision,
+        device=device,
+        compiled=compiled,
+    )
+    _print(result, as_json)
