@@ -1,0 +1,110 @@
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gvit.benchmarks import parity, step
+from gvit.benchmarks.pixels import PixelTrainer, patch_side, warp
+from gvit.schemas import GvitError
+from gvit.train.augment import AugmentConfig, augment
+from gvit.train.geometry import AffineMap, small_affine
+from gvit.train.ranks import Ranks
+from gvit.train.split import open_training_data
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_sets import write_dataset
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_step_benchmark_names_its_figures_and_divides_them():
+    found = step.run(model="vit_tiny_patch16_224", tokens=4, batch_size=2, classes=3, steps=2)
+    assert {"step_ms", "ratio_vs_pixels", "samples_per_second"} <= set(found)
+    assert found["ratio_vs_pixels"] == pytest.approx(found["step_ms"] / found["pixels_step_ms"])
+    assert found["samples_per_second"] == pytest.approx(2000 / found["step_ms"])
+
+
+def test_a_warped_image_moves_as_the_centres_of_gaussians_do():
+    size = 64
+    image = torch.zeros(1, 1, size, size)
+    image[0, 0, 30:33, 40:43] = 1.0
+    chance = torch.tensor([[0.8, 0.3, 0.9, 0.6, 0.2]])
+    moved = small_affine(chance, rotate=20.0, translate=0.1, zoom=0.2, shear=10.0)
+    warped = warp(image, moved)[0, 0]
+    ys, xs = torch.meshgrid(*(2 * [(torch.arange(size) + 0.5) * 2 / size - 1]), indexing="ij")
+    found = torch.stack([(warped * xs).sum(), (warped * ys).sum()]) / warped.sum()
+    x, y = 2 * 41.5 / size - 1, 2 * 31.5 / size - 1
+    expected = [
+        float(moved.xx * x + moved.xy * y + moved.x0),
+        float(moved.yx * x + moved.yy * y + moved.y0),
+    ]
+    assert found.tolist() == pytest.approx(expected, abs=0.02)
+
+
+def test_nothing_moves_under_the_identity():
+    one, zero = torch.ones(2), torch.zeros(2)
+    images = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(warp(images, AffineMap(one, zero, zero, one, zero, zero)), images)
+
+
+def test_sets_and_pixels_of_a_sample_are_moved_by_the_same_draw(tmp_path):
+    shards = write_dataset(tmp_path / "shards", {"train": 32, "val": 4}, gaussians=4)
+    settings = ["augment.translate=0.3", "augment.flip=0.5", "batch_size=8", "optim.ema=null"]
+    flags = {"data": {"shards": str(shards)}, "run": {"out": str(tmp_path / "run")}}
+    config = parity.read_config("tiny", None, flags, [*settings, "augment.rotate=0"])
+    config = parity.replace(config, augment=AugmentConfig(translate=0.3, flip=0.5), seed=4)
+    data = open_training_data(config.data, 0)
+    spot = torch.zeros(32, 3, 16, 16, dtype=torch.uint8)
+    spot[:, :, 7:9, 7:9] = 255
+    seen = []
+    trainer = PixelTrainer(config, data, (spot, spot[:4]), ALONE)
+    trainer.network = lambda images: seen.append(images) or torch.zeros(8, 3)
+    indices = torch.arange(8)
+    batch = type("B", (), {"indices": indices, "labels": indices % 3, "aspect": torch.ones(8)})
+    trainer.learn(batch)
+    sets = torch.tensor([0.0, 0, 0.05, 0.05, 0, 1, 1, 1, 1]).expand(8, 1, 9)
+    moved, _ = augment(sets, torch.ones(8), indices, seed=4, epoch=0, config=config.augment)
+    xs = (torch.arange(16) + 0.5) / 8 - 1
+    for axis, dim in ((0, 1), (1, 2)):
+        profile = seen[0][:, 0].sum(dim)
+        centre = (profile * xs).sum(1) / profile.sum(1)
+        torch.testing.assert_close(centre, moved[:, 0, axis], atol=0.02, rtol=0)
+
+
+def test_patches_must_be_square():
+    assert patch_side(32, 64) == 4
+    for tokens in (60, 36):
+        with pytest.raises(GvitError, match="square patches"):
+            patch_side(32, tokens)
+
+
+def test_parity_takes_an_image_folder_and_compares_over_seeds(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 6)):
+        for name, shade in (("dark", 60), ("light", 190)):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(shade + rng.normal(0, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    settings = ["epochs=2", "batch_size=16", "model.depth=1", "model.width=32", "model.heads=2"]
+    found = parity.run(tmp_path / "images", num_gaussians=16, size=16, settings=settings, seeds=2)
+    assert (found["train"], found["val"], found["epochs"]) == (48, 12, 2)
+    for name in ("gaussians", "patches"):
+        scores = found[name]["top1"]
+        assert len(scores) == 2
+        assert found[name]["mean"] == pytest.approx(sum(scores) / 2)
+        assert not math.isnan(found[name]["spread"])
+    assert found["psnr"] > 15
