@@ -13,7 +13,7 @@ import typer
 from .benchmarks.commands import bench_app
 from .pipeline.commands import encode_command
 from .pipeline.demo import demo_command
-from .pipeline.inspection import info_command, view_command
+from .pipeline.inspection import info_command, status_command, view_command
 from .pipeline.sharing import verify_command
 from .prediction import predict_command
 from .train.commands import evaluate_command, train_command
@@ -53,6 +53,7 @@ app = _new_app(
 )
 app.command("encode")(encode_command)
 app.command("info")(info_command)
+app.command("status")(status_command)
 app.command("view")(view_command)
 app.command("demo")(demo_command)
 app.command("verify")(verify_command)

@@ -19,6 +19,7 @@ import threading
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -34,7 +35,7 @@ from .remote_worker import Order, RemoteWorker, this_version
 from .worker_state import forget_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from .config import RunConfig
     from .plan import ShardPlan
@@ -172,18 +173,24 @@ def _nodes() -> list[tuple[str, Node]]:
     return found
 
 
+def version_there() -> str | None:
+    """Return the version of gvit of the machine that runs this, None where it has none."""
+    import importlib
+
+    try:
+        return importlib.import_module("gvit.pipeline.remote_worker").this_version()
+    except (ImportError, AttributeError):
+        return None
+
+
+def _by_value(function: Callable[[], str | None]) -> Callable[[], str | None]:
+    """Return a copy that travels by its code; the original would by the name of its module."""
+    return FunctionType(function.__code__, {"__name__": "__main__", "__builtins__": __builtins__})
+
+
 def _versions(nodes: Sequence[tuple[str, Node]]) -> dict[str, str | None]:
     """Ask every machine for its version of gvit; this needs no gvit there."""
-
-    def version() -> str | None:  # a local function travels by its code, not by the name of its module
-        import importlib
-
-        try:
-            return importlib.import_module("gvit.pipeline.remote_worker").this_version()
-        except (ImportError, AttributeError):
-            return None
-
-    ask: Any = ray.remote(version)
+    ask: Any = ray.remote(_by_value(version_there))
     asked: dict[str, Any] = {
         node.name: ask.options(
             num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)

@@ -1,4 +1,4 @@
-"""Looking at a dataset: `gvit info` and `gvit view`.
+"""Looking at a dataset: `gvit info`, `gvit status` and `gvit view`.
 
 What a command needs is imported in its body, so that `--help` answers at once.
 """
@@ -14,7 +14,9 @@ import typer
 if TYPE_CHECKING:
     from .pictures import Picture
 
-__all__ = ["info_command", "view_command"]
+__all__ = ["info_command", "status_command", "view_command"]
+
+EXIT_STOPPED = 1
 
 Destination = Annotated[Path, typer.Argument(metavar="DST", help="Folder of a finished dataset.")]
 Key = Annotated[
@@ -44,6 +46,26 @@ def info_command(destination: Destination, as_json: Json = False) -> None:
         typer.echo(json.dumps(summarize(dataset)))
     else:
         print_summary(dataset, Console())
+
+
+def status_command(
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder of a dataset, finished or not.")],
+    as_json: Json = False,
+) -> None:
+    """Say how far an encode is, from its files alone: from another terminal, or another machine.
+
+    Exit code 0: it is running or finished; 1: it has stopped before the end; 2: there is none.
+    """
+    from .status import STOPPED, status_of
+
+    found = status_of(destination)
+    if as_json:
+        typer.echo(json.dumps(found.json()))
+    else:
+        for line in found.lines():
+            typer.echo(line)
+    if found.state == STOPPED:
+        raise typer.Exit(EXIT_STOPPED)
 
 
 def view_command(

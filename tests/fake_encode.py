@@ -222,18 +222,31 @@ def main():
     if sys.argv[1] == "gvit-encode":
         command_line()
     action, _, number = sys.argv[1].partition(":")
-    options = dict(option.split("=") for option in sys.argv[4:])
+    options = {name: _value(text) for name, text in (option.split("=") for option in sys.argv[4:])}
     moments = _count_moments(int(number or 0)) if action in ("kill", "count") else None
     if action == "slow":
         FakeFitter.seconds = float(number)
+    if options.get("engine") == "ray":
+        by_value()
     if action == "limit":
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(number), int(number)))
     try:
-        summary = fake_encode(*sys.argv[2:4], **{name: int(value) for name, value in options.items()})
+        summary = fake_encode(*sys.argv[2:4], **options)
     except GvitError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
     print(moments() if moments else f"{summary.images} images, {summary.failed} failed")
+
+
+def _value(text):
+    return int(text) if text.isdecimal() else text
+
+
+def by_value():
+    """Send this module to Ray's workers, whose path does not lead here."""
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[FakeFitter.__module__])
 
 
 def command_line():
