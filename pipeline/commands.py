@@ -76,6 +76,12 @@ Store = Annotated[
     str,
     typer.Option(help="auto, float16 or float32; auto is float16 up to size 512.", rich_help_panel=_STORAGE),
 ]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format", help="webdataset, or zarr: the same sets as Zarr arrays too.", rich_help_panel=_STORAGE
+    ),
+]
 ShardSize = Annotated[str, typer.Option(help="Images per shard, or auto.", rich_help_panel=_STORAGE)]
 BatchSize = Annotated[str, typer.Option(help="Images fitted at once, or auto.", rich_help_panel=_RUN)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_RUN)]
@@ -127,6 +133,7 @@ def encode_command(
     labels: Labels = None,
     store: Store = "auto",
     shard_size: ShardSize = "auto",
+    storage_format: Format = "webdataset",
     batch_size: BatchSize = "auto",
     device: Device = "auto",
     workers: Workers = "auto",
@@ -158,6 +165,7 @@ def encode_command(
         crop=cast("Crop", crop),  # checked by the config
         store=None if store == "auto" else store,
         shard_size=_number("--shard-size", shard_size),
+        format=storage_format,
         run=RunConfig(
             device=device,
             engine=engine,

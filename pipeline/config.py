@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 CROPS: tuple[Crop, ...] = ("none", "center")
+FORMATS = ("webdataset", "zarr")
 DEVICES = ("auto", "cpu", "cuda")
 ENGINES = ("auto", "inline", "ray")
 
@@ -119,6 +120,8 @@ class EncodeConfig:
         crop: "none" squeezes the whole image onto the square canvas, "center" its largest centred square.
         store: A storage encoding, or None for the default at the fit's size.
         shard_size: Images in a shard, at least 1; None chooses by the number of images.
+        format: "webdataset", or "zarr" to add the same sets as Zarr arrays. No part of the fingerprint: the
+            arrays are a conversion of the shards, which can be had at any time.
         run: How to run.
     """
 
@@ -129,11 +132,13 @@ class EncodeConfig:
     crop: Crop = "none"
     store: str | None = None
     shard_size: int | None = None
+    format: str = "webdataset"
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
         _one_of("crop", self.crop, CROPS)
         _one_of("store", self.encoding, tuple(ENCODINGS))
+        _one_of("format", self.format, FORMATS)
         limit = ENCODINGS[self.encoding].max_size
         if limit is not None and self.fit.size > limit:
             raise GvitError(

@@ -10,6 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
+from ..schemas.checksums import ZARR_NAME
 from ..schemas.errors import DatasetError, GvitError
 from .run_state import RunState, load_run_state
 
@@ -106,6 +107,7 @@ def clear_dataset(destination: Path) -> None:
     for path in sorted(files, key=lambda path: path.name == DATASET_JSON):
         if not path.is_dir():
             path.unlink()
+    shutil.rmtree(destination / ZARR_NAME, ignore_errors=True)
     for path in (destination / PRIVATE).iterdir():
         if path.is_dir():
             shutil.rmtree(path)

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
+from ..schemas.checksums import ZARR_NAME
 from ..schemas.commit import atomic_write, write_manifest
-from ..schemas.dataset import read_rows
+from ..schemas.dataset import open_shards, read_rows
 from ..schemas.errors import DatasetError
 from ..schemas.files import check_file
 from ..schemas.manifest import DoneMark, FitInfo, Manifest, build_manifest, read_done_mark
@@ -78,8 +80,25 @@ def complete(
         tables=tables,
     )
     atomic_write(config.destination / README, dataset_card(manifest).encode())
+    _convert(config, manifest)
     write_manifest(config.destination, manifest)
     return manifest, tuple(islice(_failures(tables), _FAILURES_SHOWN))
+
+
+def _convert(config: EncodeConfig, manifest: Manifest) -> None:
+    """Bring `gaussians.zarr` to what the shards hold now; one that nobody asked for goes once it is not."""
+    folder = config.destination / ZARR_NAME
+    if config.format != "zarr" and not folder.exists():
+        return
+    from ..schemas.zarr_writer import convert_to_zarr, is_current  # takes half a second, and is seldom needed
+
+    dataset = open_shards(config.destination, manifest)
+    if is_current(dataset, config.destination):
+        return
+    if config.format == "zarr":
+        convert_to_zarr(dataset, config.destination)
+    else:
+        shutil.rmtree(folder)
 
 
 def _failures(tables: Sequence[pa.Table]) -> Iterator[tuple[str, str]]:

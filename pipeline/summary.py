@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from ..schemas.manifest import read_done_mark
+from ..schemas.checksums import ZARR_NAME, files_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ["print_summary", "stored_bytes", "summarize"]
 
-FORMAT = "webdataset"
 _CLASSES_NAMED = 3
 _REASONS_NAMED = 5
 
 
 def stored_bytes(dataset: Dataset) -> int:
-    """Return the bytes of the shards: sets and rows."""
-    marks = (read_done_mark(dataset.path, shard.name) for shard in dataset.manifest.shards)
-    return sum(mark.tar.bytes + mark.parquet.bytes for mark in marks)
+    """Return the bytes of sets and rows; sets that are there in two formats count once."""
+    names = files_of(dataset.path, dataset.manifest)
+    rows = [name for name in names if name.endswith(".parquet")]
+    sets = [name for name in names if name.endswith(".tar")]
+    arrays = [name for name in names if name.startswith(ZARR_NAME)]
+    return sum((dataset.path / name).stat().st_size for name in rows + (sets or arrays))
 
 
 def summarize(dataset: Dataset) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         "failed": manifest.failed,
         "gaussians": manifest.gaussians,
         "size": manifest.size,
-        "format": FORMAT,
+        "format": dataset.format,
         "schema_version": manifest.schema_version,
         "classes": len(manifest.classes),
         "splits": manifest.splits,

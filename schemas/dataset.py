@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex, overload
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .checksums import ZARR_NAME
 from .encoding import ENCODINGS, decode
 from .errors import DatasetError, GvitError
 from .files import check_file, read_file
@@ -31,8 +32,9 @@ from .manifest import (
 )
 from .rows import ROW_SCHEMA, check_rows, parse_rows
 from .shards import ShardReader
+from .zarr_sets import ZarrSets, ZarrShardReader, is_zarr_only, open_zarr
 
-__all__ = ["Dataset", "Sample", "StoredBlock", "open_dataset", "read_rows"]
+__all__ = ["Dataset", "Sample", "StoredBlock", "open_dataset", "open_shards", "open_tar", "read_rows"]
 
 GATHER_SETS = 64  # copied per call: larger temporaries cost fresh memory each time
 Indices = slice | Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -62,7 +64,7 @@ class StoredBlock(NamedTuple):
 class _Shard:
     mark: DoneMark
     table: pa.Table
-    reader: ShardReader
+    reader: ShardReader | ZarrShardReader
 
 
 def read_rows(dst: Path, mark: DoneMark) -> pa.Table:
@@ -88,8 +90,22 @@ def open_dataset(path: str | Path) -> Dataset:
     """
     dst = Path(path)
     _require_complete(dst)
-    manifest = read_manifest(dst)
-    return Dataset(dst, manifest, [_open_shard(dst, manifest, summary) for summary in manifest.shards])
+    return open_shards(dst, read_manifest(dst))
+
+
+def open_shards(dst: Path, manifest: Manifest) -> Dataset:
+    """Open the dataset that a manifest describes, whether or not it is on the disk yet.
+
+    Raises:
+        DatasetError: as `open_dataset`.
+    """
+    sets = open_zarr(dst, manifest) if is_zarr_only(dst, manifest) else None
+    firsts = accumulate((shard.images for shard in manifest.shards), initial=0)
+    shards = [
+        _open_shard(dst, manifest, shard, sets, first)
+        for shard, first in zip(manifest.shards, firsts, strict=False)
+    ]
+    return Dataset(dst, manifest, shards)
 
 
 def _require_complete(dst: Path) -> None:
@@ -104,8 +120,10 @@ def _require_complete(dst: Path) -> None:
     raise DatasetError(f"{dst} holds no gvit dataset: make one with gvit encode SRC {dst}")
 
 
-def _open_shard(dst: Path, manifest: Manifest, summary: ShardSummary) -> _Shard:
-    mark_path, tar = dst / f"{summary.name}.json", dst / f"{summary.name}.tar"
+def _open_shard(
+    dst: Path, manifest: Manifest, summary: ShardSummary, sets: ZarrSets | None, first: int
+) -> _Shard:
+    mark_path = dst / f"{summary.name}.json"
     if not mark_path.exists():
         raise DatasetError(
             f"{dst} is not complete ({mark_path.name} is missing): "
@@ -117,17 +135,24 @@ def _open_shard(dst: Path, manifest: Manifest, summary: ShardSummary) -> _Shard:
             f"{mark_path} is not the one that {MANIFEST_NAME} lists: "
             "run gvit encode again with the same arguments to finish it"
         )
-    check_file(tar, mark.tar)
     table = read_rows(dst, mark)
     if table.num_rows and pc.max(table["label"]).as_py() >= len(manifest.classes):
         raise DatasetError(
             f"{dst / summary.name}.parquet: has a label beyond the {len(manifest.classes)} classes"
         )
-    encoding = ENCODINGS[manifest.encoding]
-    set_shape = (manifest.gaussians, encoding.columns)
-    reader = ShardReader(tar, mark.tar, mark.blocks, dtype=encoding.dtype, set_shape=set_shape)
+    if sets is not None:
+        return _Shard(mark, table, ZarrShardReader(sets, first, mark.blocks))
+    reader = open_tar(dst, manifest, mark)
+    check_file(reader.path, mark.tar)
     reader.check_extents()
     return _Shard(mark, table, reader)
+
+
+def open_tar(dst: Path, manifest: Manifest, mark: DoneMark) -> ShardReader:
+    """Prepare to read the tar file of a shard; nothing of it is looked at yet."""
+    tar, encoding = dst / f"{mark.name}.tar", ENCODINGS[manifest.encoding]
+    set_shape = (manifest.gaussians, encoding.columns)
+    return ShardReader(tar, mark.tar, mark.blocks, dtype=encoding.dtype, set_shape=set_shape)
 
 
 class Dataset:
@@ -146,14 +171,15 @@ class Dataset:
         self._split = split
         self._shards = tuple(shards)
         blocks = [
-            (s, b, block.rows, block.gaussians_offset)
+            (s, b, block.rows, element)
             for s, shard in enumerate(shards)
-            for b, block in enumerate(shard.mark.blocks)
+            for b, (block, element) in enumerate(
+                zip(shard.mark.blocks, shard.reader.block_elements.tolist(), strict=True)
+            )
         ]
         columns = np.array(blocks, dtype=np.int64).reshape(-1, 4).T.copy()
-        self._block_shards, self._block_numbers, counts, offsets = columns
+        self._block_shards, self._block_numbers, counts, self._block_elements = columns
         self._block_starts = np.cumsum(counts) - counts
-        self._block_elements = offsets // ENCODINGS[manifest.encoding].dtype.itemsize
         self._block_checked = np.zeros(len(blocks), dtype=bool)
         self._length = int(counts.sum())
 
@@ -166,6 +192,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def format(self) -> str:
+        """`zarr` where there is a `gaussians.zarr`, else `webdataset`."""
+        return "zarr" if (self.path / ZARR_NAME).is_dir() else "webdataset"
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Sample: ...

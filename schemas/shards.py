@@ -7,13 +7,14 @@ a reader compares the headers with the only right ones instead of trusting what 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import mmap
 import os
 import tarfile
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["BlockArrays", "ShardReader", "write_tar"]
+__all__ = ["BlockArrays", "ShardReader", "describe_tar", "write_tar"]
 
 LABEL_DTYPE = np.dtype("<i8")
 
@@ -73,22 +74,54 @@ def write_tar(path: Path, blocks: Iterable[BlockArrays]) -> list[Block]:
         ValueError: blocks out of order, or of different shape or type.
         OSError: the file cannot be written.
     """
-    written: list[Block] = []
-    kind: tuple[Any, ...] | None = None
     with path.open("wb") as file:
-        for block in blocks:
-            this_kind = (block.gaussians.dtype, block.gaussians.shape[1:])
-            if kind not in (None, this_kind) or (written and block.first <= written[-1].first):
-                raise ValueError(f"block {block.first} is out of order or of another shape or type")
-            kind = this_kind
-            gaussians_name, labels_name = _member_names(block.first)
-            gaussians_offset = _write_member(file, gaussians_name, block.gaussians)
-            labels_offset = _write_member(file, labels_name, block.labels)
-            written.append(Block(block.first, len(block.labels), gaussians_offset, labels_offset))
-        file.write(bytes(2 * tarfile.BLOCKSIZE))
-        file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
+        written = _write_blocks(file, blocks)
         file.flush()
         os.fsync(file.fileno())
+    return written
+
+
+def describe_tar(blocks: Iterable[BlockArrays]) -> FileInfo:
+    """Return length and SHA-256 of the file that `write_tar` would write, and write nothing."""
+    sink = _Hashing()
+    _write_blocks(sink, blocks)
+    return FileInfo(sink.tell(), sink.digest.hexdigest())
+
+
+class _Sink(Protocol):
+    def write(self, data: bytes | memoryview, /) -> object: ...
+    def tell(self) -> int: ...
+
+
+class _Hashing:
+    """A file whose bytes are hashed and forgotten."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+        self._length = 0
+
+    def write(self, data: bytes | memoryview, /) -> None:
+        self.digest.update(data)
+        self._length += memoryview(data).nbytes
+
+    def tell(self) -> int:
+        return self._length
+
+
+def _write_blocks(file: _Sink, blocks: Iterable[BlockArrays]) -> list[Block]:
+    written: list[Block] = []
+    kind: tuple[Any, ...] | None = None
+    for block in blocks:
+        this_kind = (block.gaussians.dtype, block.gaussians.shape[1:])
+        if kind not in (None, this_kind) or (written and block.first <= written[-1].first):
+            raise ValueError(f"block {block.first} is out of order or of another shape or type")
+        kind = this_kind
+        gaussians_name, labels_name = _member_names(block.first)
+        gaussians_offset = _write_member(file, gaussians_name, block.gaussians)
+        labels_offset = _write_member(file, labels_name, block.labels)
+        written.append(Block(block.first, len(block.labels), gaussians_offset, labels_offset))
+    file.write(bytes(2 * tarfile.BLOCKSIZE))
+    file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
     return written
 
 
@@ -106,7 +139,7 @@ def _member_head(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> byt
     return member.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict") + header.getvalue()
 
 
-def _write_member(file: io.BufferedWriter, name: str, array: npt.NDArray[Any]) -> int:
+def _write_member(file: _Sink, name: str, array: npt.NDArray[Any]) -> int:
     """Append one array and return the offset of its data."""
     stored = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     file.write(_member_head(name, stored.dtype, stored.shape))
@@ -151,6 +184,12 @@ class ShardReader:
                 return mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
             except OSError as error:
                 raise DatasetError(f"{self.path} cannot be mapped into memory: {error}") from error
+
+    @property
+    def block_elements(self) -> npt.NDArray[np.int64]:
+        """The element of the file at which the sets of each block begin: int64 `[blocks]`."""
+        offsets = np.array([block.gaussians_offset for block in self.blocks], dtype=np.int64)
+        return offsets // self._dtype.itemsize
 
     @cached_property
     def windows(self) -> npt.NDArray[Any]:

@@ -11,15 +11,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .checksums import SUMS_NAME, files_of, hash_file, read_checksums
-from .dataset import read_rows
-from .encoding import ENCODINGS, decode
+import numpy as np
+import pyarrow.compute as pc
+
+from .checksums import SUMS_NAME, ZARR_NAME, files_of, hash_file, read_checksums
+from .dataset import open_tar, read_rows
+from .encoding import decode
 from .errors import DatasetError
 from .files import check_file
 from .gaussians import check_gaussians
-from .manifest import MANIFEST_NAME, SHA256, DoneMark, Manifest, build_manifest, read_done_mark, read_manifest
+from .manifest import (
+    MANIFEST_NAME,
+    SHA256,
+    DoneMark,
+    Manifest,
+    ShardSummary,
+    build_manifest,
+    read_done_mark,
+    read_manifest,
+)
 from .rows import MAX_PSNR
-from .shards import ShardReader
+from .shards import BlockArrays, ShardReader, describe_tar
+from .zarr_arrays import ZarrArray
+from .zarr_sets import ZarrShardReader, arrays_of, is_zarr_only, open_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -95,7 +109,7 @@ class _Check:
         try:
             return action()
         except DatasetError as error:
-            self.fault(name, str(error).removeprefix(str(self.dst / name)).lstrip(": "))
+            self.fault(name, str(error).removeprefix(str(self.dst / name)).lstrip(": /"))
             return None
 
     def fault(self, name: str, problem: str, row: int = -1) -> None:
@@ -104,60 +118,87 @@ class _Check:
     # ------------------------------------------------------------ shards
 
     def shards(self, manifest: Manifest) -> None:
+        zarr_only = is_zarr_only(self.dst, manifest)
+        has_arrays = (self.dst / ZARR_NAME).is_dir()
+        arrays = self.attempt(ZARR_NAME, lambda: open_zarr(self.dst, manifest)) if has_arrays else None
         marks: list[DoneMark] = []
         tables: list[pa.Table] = []
+        first = 0
         for summary in manifest.shards:
-            name = f"{summary.name}.json"
-            mark = self.attempt(name, lambda shard=summary.name: read_done_mark(self.dst, shard))
-            if mark is None:
-                continue
-            if mark.summary() != summary:
-                self.fault(name, f"is not the done mark that {MANIFEST_NAME} lists")
-            self._lengths(mark)
-            if self.deep:
+            mark = self._mark(summary, zarr_only=zarr_only)
+            if mark is not None and self.deep:
+                tar = None if zarr_only else open_tar(self.dst, manifest, mark)
+                zarr = None if arrays is None else ZarrShardReader(arrays, first, mark.blocks)
                 marks.append(mark)
-                tables.extend(self._contents(manifest, mark))
+                tables.extend(self._contents(manifest, mark, tar, zarr))
+            first += summary.images
         if self.deep:
             self._keys(tables)
             if len(marks) == len(tables) == len(manifest.shards):
                 self.attempt(MANIFEST_NAME, lambda: _check_sums_of(manifest, marks, tables))
+                if arrays is not None:
+                    self.attempt(ZARR_NAME, lambda: _check_keys(self.dst, manifest, tables))
 
-    def _lengths(self, mark: DoneMark) -> None:
-        for name, info in mark.files.items():
-            self.recorded.setdefault(name, set()).add(info.sha256)
-            self.attempt(name, lambda name=name, info=info: check_file(self.dst / name, info))
+    def _mark(self, summary: ShardSummary, *, zarr_only: bool) -> DoneMark | None:
+        """Read the done mark of a shard, and check that its files are there."""
+        name = f"{summary.name}.json"
+        mark = self.attempt(name, lambda: read_done_mark(self.dst, summary.name))
+        if mark is None:
+            return None
+        if mark.summary() != summary:
+            self.fault(name, f"is not the done mark that {MANIFEST_NAME} lists")
+        for file, info in mark.files.items():
+            if zarr_only and file.endswith(".tar"):
+                continue
+            self.recorded.setdefault(file, set()).add(info.sha256)
+            self.attempt(file, lambda file=file, info=info: check_file(self.dst / file, info))
+        return mark
 
-    def _contents(self, manifest: Manifest, mark: DoneMark) -> Iterator[pa.Table]:
+    def _contents(
+        self, manifest: Manifest, mark: DoneMark, tar: ShardReader | None, zarr: ZarrShardReader | None
+    ) -> Iterator[pa.Table]:
         """Check rows and sets of a shard, and return its rows where they can be read."""
 
         def read() -> pa.Table:
             return read_rows(self.dst, mark)
 
-        name = f"{mark.name}.parquet"
-        table = self.attempt(name, read)
+        table = self.attempt(f"{mark.name}.parquet", read)
         rows: list[dict[str, Any]] = []
         if table is not None:
             yield table
             rows = table.to_pylist()
             for number, row in enumerate(rows):
                 for problem in _row_problems(row, manifest.classes):
-                    self.fault(name, problem, number)
-        self._sets(manifest, mark, [row for row in rows if row["status"] == "ok"])
+                    self.fault(f"{mark.name}.parquet", problem, number)
+        if zarr is not None:
+            self.attempt(ZARR_NAME, lambda: _check_conversion(mark, zarr))
+        reader = tar or zarr
+        if reader is not None:
+            self._sets(manifest, mark, reader, [row for row in rows if row["status"] == "ok"])
 
-    def _sets(self, manifest: Manifest, mark: DoneMark, rows: list[dict[str, Any]]) -> None:
+    def _sets(
+        self,
+        manifest: Manifest,
+        mark: DoneMark,
+        reader: ShardReader | ZarrShardReader,
+        rows: list[dict[str, Any]],
+    ) -> None:
         """Check every set of a shard; `rows` of those that are ok, empty where they cannot be read."""
-        name = f"{mark.name}.tar"
-        encoding = ENCODINGS[manifest.encoding]
-        shape = (manifest.gaussians, encoding.columns)
-        reader = ShardReader(self.dst / name, mark.tar, mark.blocks, dtype=encoding.dtype, set_shape=shape)
         start = 0
         for number, block in enumerate(mark.blocks):
             known = rows[start : start + block.rows] or [{} for _ in range(block.rows)]
-            self.attempt(name, lambda n=number, k=known, s=start: self._block(manifest, reader, n, k, s))
+            self.attempt(
+                reader.path.name, lambda n=number, k=known, s=start: self._block(manifest, reader, n, k, s)
+            )
             start += block.rows
 
     def _block(
-        self, manifest: Manifest, reader: ShardReader, number: int, rows: list[dict[str, Any]], start: int
+        self,
+        manifest: Manifest,
+        reader: ShardReader | ZarrShardReader,
+        number: int,
+        rows: list[dict[str, Any]],
+        start: int,
     ) -> None:
         stored, labels = reader.read_block(number)
         gaussians = decode(stored, manifest.encoding)
@@ -198,7 +239,7 @@ class _Check:
                 self.fault(path.name, f"is not of a shard that {MANIFEST_NAME} lists")
 
     def checksums(self, manifest: Manifest | None) -> None:
-        """Compare the list of checksums with the files, and the checksums themselves; all only with `deep`."""
+        """Compare the list of checksums with the files; without `deep`, only small files are read."""
         sums = self.attempt(SUMS_NAME, lambda: read_checksums(self.dst))
         present = set(sums or ()) if manifest is None else set(files_of(self.dst, manifest))
         self.files = len(present) + 1
@@ -259,3 +300,22 @@ def _check_sums_of(manifest: Manifest, marks: list[DoneMark], tables: list[pa.Ta
         raise DatasetError("its shards are not those of the done marks")
     if expected.psnr != manifest.psnr:
         raise DatasetError("its psnr is not that of the rows")
+
+
+def _check_conversion(mark: DoneMark, zarr: ZarrShardReader) -> None:
+    """Check that the arrays give back the tar file of a shard, byte by byte."""
+    blocks = (BlockArrays(block.first, *zarr.read_block(n)) for n, block in enumerate(mark.blocks))
+    if describe_tar(blocks) != mark.tar:
+        raise DatasetError(f"its sets of {mark.name} are not those of {mark.name}.tar")
+
+
+def _check_keys(dst: Path, manifest: Manifest, tables: list[pa.Table]) -> None:
+    """Check that the keys in the arrays are those of the rows."""
+    columns = [table["key"].filter(pc.equal(table["status"], "ok")).to_pylist() for table in tables]
+    keys = [key.encode() for column in columns for key in column]
+    longest = max(map(len, keys), default=0)
+    array = ZarrArray.open(dst / ZARR_NAME / "key_utf8", arrays_of(manifest, longest)["key_utf8"])
+    found = array.take(np.arange(len(keys)))
+    for number, key in enumerate(keys):
+        if found[number].tobytes().rstrip(b"\0") != key:
+            raise DatasetError(f"the key of its image {number} is not that of the rows, {key.decode()}")

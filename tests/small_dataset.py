@@ -59,7 +59,7 @@ def write_small(dst, *, encoding="float16", shards=SHARDS, classes=CLASSES, seed
     facts = {"gaussians": N, "size": SIZE, "encoding": encoding, "fit": FIT, "classes": classes}
     (dst / "README.md").write_text("# A dataset\n")
     write_manifest(dst, build_manifest(**facts, marks=marks, tables=tables))
-    return np.concatenate(everything)
+    return np.concatenate(everything) if everything else np.empty((0, N, 9), encoding)
 
 
 def _row(shard, split, number, label, classes, psnr):

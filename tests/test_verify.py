@@ -12,12 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from gvit.cli import app
-from gvit.schemas import ROW_SCHEMA, DatasetError, FileInfo, Row, open_dataset
+from gvit.schemas import ROW_SCHEMA, DatasetError, FileInfo, Row, open_dataset, write_manifest
 from gvit.schemas.checksums import checksums_of, dump_checksums, hash_file
 from gvit.schemas.json_codec import to_json
 from gvit.schemas.manifest import read_done_mark, read_manifest
 from gvit.schemas.rows import parquet_bytes, rows_to_table, table_to_rows
 from gvit.schemas.verify import verify
+from gvit.schemas.zarr_writer import convert_to_zarr
 
 sys.path.insert(0, str(Path(__file__).parent))
 import small_dataset as small
@@ -100,7 +101,47 @@ def test_a_dataset_without_classes_has_no_fault(tmp_path):
     assert problems(tmp_path) == []
 
 
+@pytest.fixture(params=["zarr alone", "tars and zarr"])
+def arrays(request, copy):
+    convert_to_zarr(open_dataset(copy), copy)
+    if request.param == "zarr alone":
+        for tar in copy.glob("*.tar"):
+            tar.unlink()
+    write_manifest(copy, read_manifest(copy))
+    return copy
+
+
+def test_arrays_have_no_fault(arrays):
+    assert problems(arrays) == []
+
+
 # ---------------------------------------------------------------- tampering
+
+
+def test_one_flipped_bit_anywhere_in_the_arrays_is_found(arrays):
+    rng = np.random.default_rng(0)
+    for path in sorted(path for path in (arrays / "gaussians.zarr").rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        name = path.relative_to(arrays).as_posix()
+        for position in rng.integers(0, len(data), 8).tolist():
+            flip(path, position, int(rng.integers(8)))
+            assert any(name in problem for problem in problems(arrays)), f"{name}, byte {position}"
+            path.write_bytes(data)
+    assert problems(arrays) == []
+
+
+@pytest.mark.parametrize("name", ["gaussians/c/0/0/0", "label/c/0", "key_utf8/c/0/0"])
+def test_arrays_that_are_not_those_of_the_shards_are_found_even_with_true_checksums(arrays, name):
+    flip(arrays / "gaussians.zarr" / name, 3, 0)
+    write_manifest(arrays, read_manifest(arrays))
+    assert any(problem.startswith("gaussians.zarr: ") for problem in problems(arrays))
+
+
+def test_a_missing_array_needs_no_deep_look(arrays):
+    (arrays / "gaussians.zarr" / "gaussians" / "c" / "0" / "0" / "0").unlink()
+    assert problems(arrays, deep=False) == [
+        "gaussians.zarr/gaussians/c/0/0/0: is missing: SHA256SUMS lists it"
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in V1.iterdir()))
