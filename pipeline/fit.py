@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..render.jit import Floats
     from .fit_config import FitConfig
 
-__all__ = ["FitResult", "Fitter", "psnr", "schedule"]
+__all__ = ["RATES", "RELOCATION", "FitResult", "Fitter", "cost_of", "psnr", "schedule"]
 
 # Measured on one core at 224 x 224, N = 256, in full-size render + backward steps: a step on the half-size
 # canvas costs 0.36, a round of relocation 2.2 on the full canvas and 0.65 on the half.
@@ -37,7 +37,7 @@ _STEPS_PER_ROUND = 12  # on the first canvas,
 _STEPS_PER_LATE_ROUND = 25  # and after it
 _HALF_FROM = 64  # pixels per Gaussian; with fewer, half the canvas is too coarse for them
 
-_RATES = Rates(
+RATES = Rates(
     centre=0.2,
     shape=0.12,
     colour=0.02,
@@ -47,7 +47,10 @@ _RATES = Rates(
     floor=0.4,
     min_log_scale=math.log(0.3),
 )
-_RELOCATION = Relocation(share=0.06, margin=0.4, opacity_logit=math.log(4.0), spread=1.0)
+RELOCATION = Relocation(share=0.06, margin=0.4, opacity_logit=math.log(4.0), spread=1.0)
+
+
+_DIVERGED = "the fit diverged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +120,18 @@ class Fitter:
         config: How many Gaussians, which canvas, how much work.
         encoding: Storage encoding, see `gvit.schemas.ENCODINGS`.
         threads: Images fitted at a time on a CPU.
-        device: "cpu".
+        device: "cpu" or "cuda". A GPU has no use for target_psnr: its batch ends with its last image.
+
+    Raises:
+        GvitError: The device is neither, or the GPU cannot be used.
     """
 
     def __init__(self, config: FitConfig, encoding: str, threads: int, device: str) -> None:
-        if device != "cpu":
-            raise GvitError(f"fitting on {device} is not available yet; use --device cpu")
+        if device not in ("cpu", "cuda"):
+            raise GvitError(f"device must be cpu or cuda, not {device}")
+        if device == "cuda" and config.target_psnr is not None:
+            raise GvitError("target-psnr works image by image, on the cpu; leave it out on cuda")
+        self._device = device
         self._config = config
         self._encoding = encoding
         self._threads = threads
@@ -136,6 +145,8 @@ class Fitter:
             targets: uint8 [B, S, S, 3].
             keys: [B]; the random choices of an image hang on its key alone.
         """
+        if self._device == "cuda":
+            return self._fit_on_cuda(targets, keys)
         if self._threads == 1 or len(keys) == 1:
             fitted = [self._fit_one(*image) for image in zip(targets, keys, strict=True)]
         else:
@@ -143,6 +154,20 @@ class Fitter:
                 fitted = list(pool.map(self._fit_one, targets, keys))
         stored, quality, errors, cost = zip(*fitted, strict=True)
         return FitResult(np.stack(stored), np.array(quality), list(errors), np.array(cost))
+
+    def _fit_on_cuda(self, targets: npt.NDArray[np.uint8], keys: Sequence[str]) -> FitResult:
+        from .fit_cuda import fit_on_cuda, render_on_cuda  # torch and gsplat, only where there is a GPU
+
+        config = self._config
+        seeds = [_image_seed(config.seed, key) for key in keys]
+        fields = fit_on_cuda(targets, seeds, config, self.stages, RATES, RELOCATION, self._threads)
+        finite = np.asarray(np.isfinite(fields).all((1, 2)))
+        stored = encode(np.where(finite[:, None, None], fields, 0.0), self._encoding, config.size)
+        renderings = render_on_cuda(decode(stored, self._encoding), config.size)
+        quality = [psnr(image, target) for image, target in zip(renderings, targets, strict=True)]
+        cost = np.full(len(keys), cost_of(config, self.stages, self.stages[:, 1]))
+        errors = [None if good else _DIVERGED for good in finite]
+        return FitResult(stored, np.where(finite, quality, math.nan), errors, cost)
 
     def _workspace(self) -> Workspace:
         """The calling thread's scratch memory."""
@@ -163,15 +188,15 @@ class Fitter:
             self.stages,
             0.0 if config.target_psnr is None else pixels.size * 10.0 ** (-0.1 * config.target_psnr),
             np.uint64(_image_seed(config.seed, key)),
-            _RATES,
-            _RELOCATION,
+            RATES,
+            RELOCATION,
             self._workspace(),
             fields,
             taken,
         )
         cost = cost_of(config, self.stages, taken)
         if not np.isfinite(fields).all():
-            return encode(np.nan_to_num(fields), self._encoding, size), math.nan, "the fit diverged", cost
+            return encode(np.nan_to_num(fields), self._encoding, size), math.nan, _DIVERGED, cost
         stored = encode(fields, self._encoding, size)
         rendering = render_batch(decode(stored, self._encoding)[None], size, size, threads=1)[0]
         return stored, psnr(rendering, pixels), None, cost

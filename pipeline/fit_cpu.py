@@ -13,7 +13,7 @@ from .optimise import Rates, blend_and_compare, descend, gather_gradients, place
 from .relocate import Relocation, relocate
 from .start import sample_start
 
-__all__ = ["fit_image", "to_strips"]
+__all__ = ["fit_end", "fit_image", "fit_start", "to_strips"]
 
 
 _HALF_AHEAD = (
@@ -81,6 +81,30 @@ def _to_fields(params: Floats, size: int, count: int, min_scale: float, out: Flo
         out[i, 8] = 1.0 / (1.0 + math.exp(-float(params[8, i])))
 
 
+@inlined
+def _to_planes(pixels: np.ndarray) -> Floats:
+    """uint8 [S, S, 3] as float32 planes [3, S, S] in 0..1."""
+    size = pixels.shape[0]
+    planes = np.empty((3, size, size), np.float32)
+    for y in range(size):
+        for x in range(size):
+            for c in range(3):
+                planes[c, y, x] = pixels[y, x, c] * np.float32(1.0 / 255.0)
+    return planes
+
+
+@kernel
+def fit_start(pixels: np.ndarray, seed: int | np.uint64, count: int, params: Floats) -> None:
+    """The parameters [9, >= count] (see `optimise`) that a fit of uint8 [S, S, 3] starts from."""
+    sample_start(_to_planes(pixels), params, count, np.full(1, seed, np.uint64))
+
+
+@kernel
+def fit_end(params: Floats, size: int, fields: Floats) -> None:
+    """Parameters [9, >= N] of a fit at S x S as canonical fields float32 [N, 9] out."""
+    _to_fields(params, size, fields.shape[0], 0.5 / size, fields)
+
+
 @kernel
 def fit_image(
     pixels: np.ndarray,
@@ -112,16 +136,11 @@ def fit_image(
     """
     size, count = pixels.shape[0], fields.shape[0]
     padded = (count + LANES - 1) // LANES * LANES
-    planes = np.empty((3, size, size), np.float32)
-    for y in range(size):
-        for x in range(size):
-            for c in range(3):
-                planes[c, y, x] = pixels[y, x, c] * np.float32(1.0 / 255.0)
+    planes = _to_planes(pixels)
     params = np.zeros((9, padded), np.float32)
     first, second, gradients = np.zeros_like(params), np.zeros_like(params), np.zeros_like(params)
     screen = np.zeros((SCREEN_FIELDS, padded), np.float32)
-    state = np.full(1, seed, np.uint64)
-    sample_start(planes, params, count, state)
+    sample_start(planes, params, count, np.full(1, seed, np.uint64))
     kept, best = params.copy(), np.inf
     total_steps, step = 0, 0
     for s in range(stages.shape[0]):

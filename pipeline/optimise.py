@@ -30,14 +30,14 @@ from ..render.lanes import (
 from ..render.strips import WHITEN, Workspace, backward_strip, bin_strips, forward_strip
 from ..schemas.rule import RULE
 
-__all__ = ["Rates", "blend_and_compare", "descend", "place_on_screen"]
+__all__ = ["EPSILON2", "LOGIT_MAX", "LOGIT_MIN", "Rates", "blend_and_compare", "descend", "place_on_screen"]
 
 _LOG2E = math.log2(math.e)
 _EPSILON = RULE.epsilon
-_EPSILON2 = (
+EPSILON2 = (
     1e-8  # of a squared gradient; far below what a visible error gives, and keeps the square root off 0
 )
-_LOGIT_MIN, _LOGIT_MAX = math.log(1 / 254) + 0.1, 6.0
+LOGIT_MIN, LOGIT_MAX = math.log(1 / 254) + 0.1, 6.0
 
 
 class Rates(NamedTuple):
@@ -169,7 +169,7 @@ def descend(
         square = fma(load(second, i) - gradient * gradient, rates.beta2, gradient * gradient)
         store(first, i, mean)
         store(second, i, square)
-        store(gradients, i, mean * unbias1 / sqrt(fma(square, unbias2, _EPSILON2)) * -decay)
+        store(gradients, i, mean * unbias1 / sqrt(fma(square, unbias2, EPSILON2)) * -decay)
     for i in range(0, n, LANES):
         l11 = exp2(load(params, 2 * n + i) * _LOG2E)
         l22 = exp2(load(params, 4 * n + i) * _LOG2E)
@@ -185,4 +185,4 @@ def descend(
         for f in range(5, 8):
             store(params, f * n + i, fma(load(gradients, f * n + i), rates.colour, load(params, f * n + i)))
         logit = fma(load(gradients, 8 * n + i), rates.opacity, load(params, 8 * n + i))
-        store(params, 8 * n + i, upper(lower(logit, _LOGIT_MAX), _LOGIT_MIN))
+        store(params, 8 * n + i, upper(lower(logit, LOGIT_MAX), LOGIT_MIN))

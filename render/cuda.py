@@ -24,7 +24,7 @@ from .cpu import DRAWABLE_LIMIT, usable_cores
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["load_kernels", "render_cuda"]
+__all__ = ["load_kernels", "rasterize_cuda", "render_cuda"]
 
 _TILE = 16
 _NEEDED = "gsplat needs nvcc (the CUDA toolkit, of the version that torch was built with) and a C++ compiler"
@@ -104,6 +104,36 @@ def project(gaussians: Tensor, height: int, width: int) -> tuple[Tensor, Tensor,
     return means, conics, radii
 
 
+def rasterize_cuda(
+    means: Tensor, conics: Tensor, radii: Tensor, colours: Tensor, opacities: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """Blend Gaussians front to back with gsplat, in one call for the whole batch.
+
+    Args:
+        means: [B, N, 2], pixels.
+        conics: [B, N, 3], inverse covariances (xx, xy, yy) in pixels.
+        radii: int32 [B, N, 2], pixels along x and y; 0 leaves a Gaussian out.
+        colours: [B, N, 3].
+        opacities: [B, N].
+        height: Rows.
+        width: Columns.
+
+    Returns:
+        Premultiplied colour [B, H, W, 3] and coverage [B, H, W, 1].
+    """
+    kernels = load_kernels()
+    batch, count = opacities.shape
+    depths = torch.arange(count, dtype=torch.float32, device=means.device).expand(batch, count).contiguous()
+    tiles_x, tiles_y = -(-width // _TILE), -(-height // _TILE)
+    _, ids, flat = kernels.isect_tiles(
+        means.detach(), radii, depths, _TILE, tiles_x, tiles_y, packed=False, n_images=batch
+    )
+    offsets = kernels.isect_offset_encode(ids, batch, tiles_x, tiles_y)
+    return kernels.rasterize_to_pixels(
+        means, conics, colours, opacities, width, height, _TILE, offsets, flat, packed=False
+    )
+
+
 def render_cuda(gaussians: Tensor, height: int, width: int) -> Tensor:
     """Render sets [B, N, 9] on their GPU: float32 [B, 3, H, W], not clipped, differentiable.
 
@@ -116,18 +146,8 @@ def render_cuda(gaussians: Tensor, height: int, width: int) -> Tensor:
     """
     if not gaussians.is_cuda:
         raise GvitError("the cuda backend renders Gaussians that live on a GPU; these live on the CPU")
-    kernels = load_kernels()
-    batch, count = gaussians.shape[:2]
     harmless = torch.tensor([0, 0, 1, 1, 0, 0, 0, 0, 0], dtype=torch.float32, device=gaussians.device)
     sets = torch.where(_drawable(gaussians)[..., None], gaussians.float(), harmless)
     means, conics, radii = project(sets, height, width)
-    depths = torch.arange(count, dtype=torch.float32, device=sets.device).expand(batch, count).contiguous()
-    tiles_x, tiles_y = -(-width // _TILE), -(-height // _TILE)
-    _, ids, flat = kernels.isect_tiles(
-        means.detach(), radii, depths, _TILE, tiles_x, tiles_y, packed=False, n_images=batch
-    )
-    offsets = kernels.isect_offset_encode(ids, batch, tiles_x, tiles_y)
-    colour, coverage = kernels.rasterize_to_pixels(
-        means, conics, sets[..., 5:8], sets[..., 8], width, height, _TILE, offsets, flat, packed=False
-    )
+    colour, coverage = rasterize_cuda(means, conics, radii, sets[..., 5:8], sets[..., 8], height, width)
     return ((1.0 + RULE.epsilon) * colour / (coverage + RULE.epsilon)).permute(0, 3, 1, 2)
