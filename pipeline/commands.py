@@ -265,23 +265,21 @@ def _number(option: str, text: str) -> int | None:
         raise GvitError(f"{option} is {text!r}; give a whole number or auto") from error
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: the same as Ctrl-C but for the exit code."""
-
-
 @contextlib.contextmanager
 def _interruptible(destination: Path, console: Console) -> Generator[None]:
     """Turn Ctrl-C and SIGTERM into one sentence and an exit code."""
+    terminated = False
 
     def terminate(_number: int, _frame: FrameType | None) -> None:
-        raise _Terminated
+        nonlocal terminated
+        terminated = True  # an exception class of our own would not survive Ray, which raises its own
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     except KeyboardInterrupt as interrupt:
         _say(console, f"interrupted; run the same command again to finish {destination}")
-        code = EXIT_TERMINATED if isinstance(interrupt, _Terminated) else EXIT_INTERRUPTED
-        raise typer.Exit(code) from interrupt
+        raise typer.Exit(EXIT_TERMINATED if terminated else EXIT_INTERRUPTED) from interrupt
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -79,7 +79,7 @@ def _connected(run: RunConfig) -> Generator[None]:
     if ray.is_initialized():
         yield
         return
-    with _signals_kept(), _local(run) if run.ray_address is None else _remote(run.ray_address):
+    with _local(run) if run.ray_address is None else _remote(run.ray_address):
         # News of dying workers would go to standard output otherwise, which may be read by a program.
         ray._private.worker._worker_logs_enabled = False
         yield
@@ -96,13 +96,11 @@ def _local(run: RunConfig) -> Generator[None]:
     session = tempfile.mkdtemp(prefix="gvit-ray-", dir="/tmp" if Path("/tmp").is_dir() else None)  # noqa: S108
     try:
         with _environment(RAY_AUTH_TOKEN=_token(), RAY_USAGE_STATS_ENABLED="0"):
-            ray.init(
+            _init(
                 address="local",
                 num_cpus=cpus,
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
                 _temp_dir=session,
             )
             yield
@@ -122,7 +120,7 @@ def _remote(address: str) -> Generator[None]:
     if address != "auto":
         check_answers(address, encrypted=os.environ.get("RAY_USE_TLS", "0") != "0")
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        _init(address=address)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         first = str(error).strip().partition("\n")[0]
         raise GvitError(
@@ -149,17 +147,14 @@ def _environment(**variables: str) -> Generator[None]:
                 os.environ[name] = value
 
 
-@contextlib.contextmanager
-def _signals_kept() -> Generator[None]:
-    """Undo what ray.init does to SIGTERM: this program has its own way to end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _init(**options: Any) -> None:  # noqa: ANN401  (of ray.init)
+    """Call ray.init, and undo what it does to SIGTERM: this program has its own way to end."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        yield
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _nodes() -> list[tuple[str, Node]]:

@@ -226,8 +226,6 @@ def main():
     moments = _count_moments(int(number or 0)) if action in ("kill", "count") else None
     if action == "slow":
         FakeFitter.seconds = float(number)
-    if options.get("engine") == "ray":
-        by_value()
     if action == "limit":
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(number), int(number)))
     try:
@@ -240,13 +238,6 @@ def main():
 
 def _value(text):
     return int(text) if text.isdecimal() else text
-
-
-def by_value():
-    """Send this module to Ray's workers, whose path does not lead here."""
-    from ray import cloudpickle
-
-    cloudpickle.register_pickle_by_value(sys.modules[FakeFitter.__module__])
 
 
 def command_line():

@@ -290,6 +290,40 @@ def test_a_destination_deleted_underneath_is_one_sentence(head, source, tmp_path
     deleter.join()
 
 
+def test_a_driver_that_is_terminated_says_so_and_leaves_no_worker(head, source, reference, tmp_path):
+    destination = tmp_path / "dst"
+    process = fake.start_script(
+        "gvit-encode",
+        *(source, destination, "--ray-address", head, "--workers", "2", "--shard-size", "64"),
+        *("--size", fake.SIZE, "--num-gaussians", fake.NUM_GAUSSIANS, "--batch-size", "16"),
+        GVIT_FAKE_SECONDS=0.1,
+    )
+    fake.wait_for(lambda: fake.journaled(destination) or list(destination.glob("shard-*.json")))
+    pids = worker_pids(destination)
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "interrupted; run the same command again to finish" in err
+    assert not (destination / ".gvit" / "lease").exists()
+    fake.wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    ray_encode(source, destination, workers=2)
+    fake.assert_complete(destination, reference)
+
+
+def test_a_disk_that_is_full_under_a_worker_is_one_sentence(head, source, reference, tmp_path):
+    def factory(*arguments):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+        return fake.FakeFitter(*arguments)
+
+    with pytest.raises(GvitError, match=r"no space is left for .*run the same command again"):
+        ray_encode(source, tmp_path / "dst", workers=2, fitter_factory=factory)
+    assert not list((tmp_path / "dst").rglob("*.tmp"))
+    ray_encode(source, tmp_path / "dst", workers=2)
+    fake.assert_complete(tmp_path / "dst", reference)
+
+
 # ---------------------------------------------------------------- clusters that will not do
 
 
