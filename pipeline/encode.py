@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import socket
 import time
@@ -134,8 +135,16 @@ def make_fitter(config: FitConfig, encoding: str, threads: int, device: str) -> 
 
 
 def resolve_device(device: str) -> str:
-    """Return the device that "auto" stands for on this machine."""
-    return "cpu" if device == "auto" else device
+    """Return the device that "auto" stands for on this machine: a GPU where torch can use one."""
+    if device != "auto":
+        return device
+    try:
+        ctypes.CDLL("libcuda.so.1")  # the driver; without it, torch need not be asked, which takes seconds
+    except OSError:
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def resolve_engine(run: RunConfig) -> str:
