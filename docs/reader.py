@@ -2,25 +2,18 @@
 """A reader of gvit datasets, schema version 1, from docs/format.md: numpy and the standard library alone."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 
-DTYPES = {"float16": "<f2", "float32": "<f4"}
-
-
-def read_manifest(folder):
-    """Return dataset.json; its absence means that the dataset is not complete."""
-    manifest = json.loads((Path(folder) / "dataset.json").read_bytes())
-    if manifest["schema_version"] != 1 or manifest["encoding"] not in DTYPES:
-        raise ValueError("this reader knows schema version 1 and the encodings float16 and float32")
-    return manifest
+DTYPES = {"float16": "<f2", "float32": "<f4", "compact": "u1"}
 
 
 def read(folder):
     """Yield the sets float32 [n, N, 9] and the labels int64 [n] of each block, in the dataset's order."""
-    manifest = read_manifest(folder)
+    manifest = json.loads((Path(folder) / "dataset.json").read_bytes())
+    if manifest["schema_version"] != 1 or manifest["encoding"] not in DTYPES:
+        raise ValueError("this reader knows schema version 1 and the encodings float16, float32 and compact")
     dtype, shape = np.dtype(DTYPES[manifest["encoding"]]), (manifest["gaussians"], 9)
     for shard in manifest["shards"]:
         mark = json.loads((Path(folder) / f"{shard['name']}.json").read_bytes())
@@ -28,10 +21,26 @@ def read(folder):
         if len(tar) != mark["files"][f"{shard['name']}.tar"]["bytes"]:
             raise ValueError(f"{shard['name']}.tar is damaged")
         for block in mark["blocks"]:
-            n, begin = block["rows"], block["gaussians_offset"]
-            sets = np.frombuffer(tar, dtype, n * shape[0] * shape[1], begin)
+            n = block["rows"]
+            sets = np.frombuffer(tar, dtype, n * shape[0] * shape[1], block["gaussians_offset"])
             labels = np.frombuffer(tar, "<i8", n, block["labels_offset"])
-            yield sets.reshape(n, *shape).astype(np.float32), labels
+            yield decode(sets.reshape(n, *shape), manifest["encoding"]), labels
+
+
+def decode(stored, encoding):
+    """Return stored sets [..., N, 9] as float32 [..., N, 9]."""
+    if encoding != "compact":
+        return stored.astype(np.float32)
+    word, bits, shift = stored[..., :8].copy().view("<u8")[..., 0], (11, 11, 8, 7, 7, 7, 7, 6), 0
+    q = []
+    for count in bits:
+        q.append((word >> shift & (1 << count) - 1) / ((1 << count) - 1))
+        shift += count
+    sx, aspect = np.float32(2 ** (16 * q[2] - 12)), np.float32(2 ** (7 * q[3]))
+    theta = np.maximum(np.float32(stored[..., 8] * np.pi / 256 - np.pi / 2), np.float32(-1.5707963))
+    r, g, b = (0.5 + np.sinh(np.arcsinh(10.5) * (2 * c - 1)) / 3 for c in q[4:7])
+    fields = (2 * q[0] - 1, 2 * q[1] - 1, sx, sx / aspect, theta, r, g, b, 1 / 255 + 254 / 255 * q[7])
+    return np.stack(fields, -1).astype(np.float32)
 
 
 def render(gaussians, height, width, rule):
@@ -47,9 +56,4 @@ def render(gaussians, height, width, rule):
         going &= ~(seen & (left * (1 - alpha) <= rule["transmittance_min"]))
         weight = np.where(seen & going, left * alpha, 0.0)
         color, left = color + weight[..., None] * (r, g, b), left - weight
-    e = rule["epsilon"]
-    return np.clip((1 + e) * color / (1 - left + e)[..., None], 0, 1)
-
-
-if __name__ == "__main__":
-    print(sum(len(labels) for _, labels in read(sys.argv[1])), "sets")
+    return np.clip((1 + rule["epsilon"]) * color / (1 - left + rule["epsilon"])[..., None], 0, 1)

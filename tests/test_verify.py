@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gvit.cli import app
-from gvit.schemas import ROW_SCHEMA, DatasetError, FileInfo, Row, open_dataset, write_manifest
+from gvit.schemas import ENCODINGS, ROW_SCHEMA, DatasetError, FileInfo, Row, open_dataset, write_manifest
 from gvit.schemas.checksums import checksums_of, dump_checksums, hash_file
 from gvit.schemas.json_codec import to_json
 from gvit.schemas.manifest import read_done_mark, read_manifest
@@ -90,7 +90,7 @@ def test_what_the_encoder_writes_has_no_fault(encoded):
     assert found.files == len(small.files_of(encoded / "dst"))
 
 
-@pytest.mark.parametrize("encoding", ["float16", "float32"])
+@pytest.mark.parametrize("encoding", sorted(ENCODINGS))
 def test_a_dataset_of_every_encoding_has_no_fault(tmp_path, encoding):
     small.write_small(tmp_path, encoding=encoding)
     assert problems(tmp_path) == []

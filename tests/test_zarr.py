@@ -8,7 +8,7 @@ import pytest
 import tensorstore
 import zarr
 
-from gvit.schemas import DatasetError, open_dataset
+from gvit.schemas import ENCODINGS, DatasetError, open_dataset
 from gvit.schemas.zarr_arrays import OBJECT_ROWS
 from gvit.schemas.zarr_writer import convert_to_zarr
 
@@ -107,7 +107,7 @@ def test_sets_are_found_in_every_file_of_a_large_array(tmp_path, monkeypatch):
     np.testing.assert_array_equal(open_dataset(tmp_path).stored(indices), sets[indices])
 
 
-@pytest.mark.parametrize("encoding", ["float16", "float32"])
+@pytest.mark.parametrize("encoding", sorted(ENCODINGS))
 @pytest.mark.parametrize("classes", [small.CLASSES, ()])
 def test_every_encoding_converts(tmp_path, encoding, classes):
     sets = small.write_small(tmp_path, encoding=encoding, classes=classes)
