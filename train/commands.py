@@ -179,17 +179,16 @@ def _train(config: TrainConfig, *, as_json: bool) -> None:
     from .run import train
 
     console = Console(stderr=True)
+    leads = os.environ.get("RANK", "0") == "0"
     try:
         summary = train(config, console=console)
     except Interrupted as interrupted:
-        console.print(
-            f"interrupted and saved at step {interrupted.step}: run the same command again to go on",
-            highlight=False,
-            soft_wrap=True,
-        )
+        if leads:
+            line = f"interrupted and saved at step {interrupted.step}: run the same command again to go on"
+            console.print(line, highlight=False, soft_wrap=True)
         code = EXIT_TERMINATED if interrupted.terminated else EXIT_INTERRUPTED
         raise typer.Exit(code) from interrupted
-    if os.environ.get("RANK", "0") != "0":
+    if not leads:
         return
     words = (
         f"top-1 {summary.top1:.2%}, top-5 {summary.top5:.2%}, loss {summary.loss:.4f} on {summary.samples} "
