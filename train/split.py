@@ -38,7 +38,7 @@ class Subset(Dataset):
     """
 
     def __init__(self, base: Dataset, chosen: npt.NDArray[np.int64]) -> None:
-        super().__init__(base.path, base.manifest, base._shards, base._split)
+        super().__init__(base.path, base.manifest, base.shards, base._split)
         self._base = base
         self._chosen = chosen
         self._length = len(chosen)
