@@ -14,7 +14,7 @@ from .benchmarks.commands import bench_app
 from .pipeline.commands import encode_command
 from .pipeline.demo import demo_command
 from .pipeline.inspection import info_command, status_command, view_command
-from .pipeline.sharing import verify_command
+from .pipeline.sharing import export_command, verify_command
 from .prediction import predict_command
 from .train.commands import evaluate_command, train_command
 
@@ -57,6 +57,7 @@ app.command("status")(status_command)
 app.command("view")(view_command)
 app.command("demo")(demo_command)
 app.command("verify")(verify_command)
+app.command("export")(export_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("predict")(predict_command)

@@ -1,4 +1,4 @@
-"""Sharing a dataset on the command line: `gvit verify`.
+"""Sharing a dataset on the command line: `gvit verify`, `gvit export`.
 
 What a command needs is imported in its body, so that `--help` answers at once.
 """
@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from ..schemas.dataset import Dataset
+    from ..schemas.selection import Selection
     from ..schemas.verify import Verification
 
-__all__ = ["verify_command"]
+__all__ = ["export_command", "verify_command"]
 
 EXIT_FAULTS = 1
 
 FAULTS_SHOWN = 50
+FORMS = ("samples", "zarr", "webdataset", "images")
 
 Destination = Annotated[Path, typer.Argument(metavar="DST", help="Folder of a finished dataset.")]
 Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
@@ -32,6 +35,122 @@ OriginalImages = Annotated[
     ),
 ]
 SampleSize = Annotated[int, typer.Option("--sample", help="Images of that sample.", min=1)]
+
+Output = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; new or empty.")]
+Form = Annotated[
+    str, typer.Option("--to", metavar="FORM", help="samples, zarr, webdataset or images.", show_default=False)
+]
+_PART = "What to export (default: everything)"
+Splits = Annotated[list[str] | None, typer.Option("--split", help="A split; repeat.", rich_help_panel=_PART)]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option("--classes", help="Classes with commas between, or repeat.", rich_help_panel=_PART),
+]
+Keys = Annotated[
+    Path | None,
+    typer.Option("--keys", metavar="FILE", help="Text file with a key per line.", rich_help_panel=_PART),
+]
+MinPsnr = Annotated[
+    float | None, typer.Option("--min-psnr", help="Lowest PSNR in dB.", rich_help_panel=_PART)
+]
+MaxImages = Annotated[
+    int | None,
+    typer.Option("--max-images", help="How many at most, evenly spread.", rich_help_panel=_PART),
+]
+_IMAGES = "For images"
+ImageSize = Annotated[
+    int | None,
+    typer.Option("--size", help="Side in pixels.", show_default="that of the fit", rich_help_panel=_IMAGES),
+]
+TrueAspect = Annotated[
+    bool,
+    typer.Option("--true-aspect", help="The original's aspect, not a square.", rich_help_panel=_IMAGES),
+]
+
+
+def export_command(
+    destination: Destination,
+    output: Output,
+    form: Form,
+    splits: Splits = None,
+    classes: Classes = None,
+    keys: Keys = None,
+    min_psnr: MinPsnr = None,
+    max_images: MaxImages = None,
+    size: ImageSize = None,
+    true_aspect: TrueAspect = False,
+    as_json: Json = False,
+) -> None:
+    """Write a dataset, or a part of it, in another form.
+
+    samples: a classic WebDataset, members per image. zarr, webdataset: a dataset with its sets in Zarr arrays
+    or in tar files. images: renderings as split/class/name.png. OUT appears in full or not at all.
+    """
+    from ..schemas.dataset import open_dataset
+    from ..schemas.selection import Selection
+
+    _check_form(form)
+    dataset = open_dataset(destination)
+    selection = Selection(
+        splits=frozenset(splits) if splits else None,
+        classes=_class_names(classes, dataset.manifest.classes),
+        keys=None if keys is None else _read_keys(keys),
+        min_psnr=min_psnr,
+        max_images=max_images,
+    )
+    images = _export(dataset, output, form, selection, size, true_aspect=true_aspect)
+    typer.echo(f"{output}: {images} images as {form}", err=as_json)
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), "to": form, "images": images}))
+
+
+def _check_form(form: str) -> None:
+    from ..schemas.errors import GvitError
+
+    if form not in FORMS:
+        raise GvitError(f"--to is {form!r}; give one of {', '.join(FORMS)}")
+
+
+def _export(
+    dataset: Dataset, output: Path, form: str, selection: Selection, size: int | None, *, true_aspect: bool
+) -> int:
+    from ..schemas.export import export_samples, export_webdataset, export_zarr
+
+    if form == "images":
+        from ..render.image_folder import Canvas, export_images
+
+        return export_images(
+            dataset, output, selection, Canvas(size or dataset.manifest.size, true_aspect=true_aspect)
+        )
+    if form == "samples":
+        return export_samples(dataset, output, selection)
+    write = export_zarr if form == "zarr" else export_webdataset
+    return write(dataset, output, selection, _card)
+
+
+def _card(dataset: Dataset) -> str:
+    from .card import dataset_card
+
+    return dataset_card(dataset.manifest)
+
+
+def _class_names(given: list[str] | None, known: tuple[str, ...]) -> frozenset[str] | None:
+    """Return the class names that were given, each alone or several with commas between."""
+    if not given:
+        return None
+    return frozenset(
+        name for text in given for name in ([text] if text in known else text.split(",")) if name
+    )
+
+
+def _read_keys(path: Path) -> frozenset[str]:
+    from ..schemas.errors import GvitError
+
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise GvitError(f"the list of keys {path} cannot be read: {error}") from error
+    return frozenset(line.strip() for line in lines if line.strip())
 
 
 def verify_command(

@@ -34,7 +34,16 @@ from .rows import ROW_SCHEMA, check_rows, parse_rows
 from .shards import ShardReader
 from .zarr_sets import ZarrSets, ZarrShardReader, is_zarr_only, open_zarr
 
-__all__ = ["Dataset", "Sample", "StoredBlock", "open_dataset", "open_shards", "open_tar", "read_rows"]
+__all__ = [
+    "Dataset",
+    "Sample",
+    "Shard",
+    "StoredBlock",
+    "open_dataset",
+    "open_shards",
+    "open_tar",
+    "read_rows",
+]
 
 GATHER_SETS = 64  # copied per call: larger temporaries cost fresh memory each time
 Indices = slice | Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -61,7 +70,9 @@ class StoredBlock(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Shard:
+class Shard:
+    """A shard that is open: its done mark, its rows, and what reads its sets."""
+
     mark: DoneMark
     table: pa.Table
     reader: ShardReader | ZarrShardReader
@@ -122,7 +133,7 @@ def _require_complete(dst: Path) -> None:
 
 def _open_shard(
     dst: Path, manifest: Manifest, summary: ShardSummary, sets: ZarrSets | None, first: int
-) -> _Shard:
+) -> Shard:
     mark_path = dst / f"{summary.name}.json"
     if not mark_path.exists():
         raise DatasetError(
@@ -141,11 +152,11 @@ def _open_shard(
             f"{dst / summary.name}.parquet: has a label beyond the {len(manifest.classes)} classes"
         )
     if sets is not None:
-        return _Shard(mark, table, ZarrShardReader(sets, first, mark.blocks))
+        return Shard(mark, table, ZarrShardReader(sets, first, mark.blocks))
     reader = open_tar(dst, manifest, mark)
     check_file(reader.path, mark.tar)
     reader.check_extents()
-    return _Shard(mark, table, reader)
+    return Shard(mark, table, reader)
 
 
 def open_tar(dst: Path, manifest: Manifest, mark: DoneMark) -> ShardReader:
@@ -163,7 +174,7 @@ class Dataset:
     """
 
     def __init__(
-        self, path: Path, manifest: Manifest, shards: Sequence[_Shard], split: str | None = None
+        self, path: Path, manifest: Manifest, shards: Sequence[Shard], split: str | None = None
     ) -> None:
         """Use ``open_dataset``."""
         self.path = path
@@ -192,6 +203,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The shards of this part."""
+        return self._shards
 
     @property
     def format(self) -> str:
