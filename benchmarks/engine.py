@@ -49,7 +49,13 @@ def run(images: int = 1024, rounds: int = 3, preset: str = "fast") -> dict[str, 
         folder = Path(scratch)
         write_images(folder / "images", images)
         start = time.perf_counter()
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, logging_level=logging.ERROR)
+        ray.init(
+            address="local",
+            num_cpus=cores,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
         ray_seconds = time.perf_counter() - start
         try:
             runs = [dict(_round(folder, preset, cores)) for _ in range(rounds)]

@@ -27,11 +27,12 @@ import ray._private.worker
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from .. import __version__
 from ..schemas.errors import GvitError
 from .cluster import Layout, Node, check_answers, check_versions, lay_out
 from .config import usable_cores
 from .driver import Driver, Handle, Job, WorkerDied
-from .remote_worker import Order, RemoteWorker, this_version
+from .remote_worker import Order, RemoteWorker
 from .worker_state import forget_workers
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def run_ray(job: Job, shards: Sequence[ShardPlan]) -> None:
     forget_workers(job.spec.destination)
     with _connected(job.run):
         nodes = _nodes()
-        check_versions(this_version(), _versions(nodes))
+        check_versions(__version__, _versions(nodes))
         layout = lay_out([node for _, node in nodes], job.run, job.spec.device)
         try:
             Driver(job, _Actors(layout), layout, shards).work()
@@ -173,7 +174,7 @@ def version_there() -> str | None:
     import importlib
 
     try:
-        return importlib.import_module("gvit.pipeline.remote_worker").this_version()
+        return importlib.import_module("gvit").__version__
     except (ImportError, AttributeError):
         return None
 
