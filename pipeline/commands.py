@@ -60,6 +60,10 @@ Steps = Annotated[
         rich_help_panel=_FIT,
     ),
 ]
+TargetPsnr = Annotated[
+    float | None,
+    typer.Option(help="Stop an image's fit at this PSNR in dB.", show_default="never", rich_help_panel=_FIT),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the shuffle and of the fit.", rich_help_panel=_FIT)]
 CropName = Annotated[
     str,
@@ -128,6 +132,7 @@ def encode_command(
     size: Size = 224,
     preset: Preset = "default",
     steps: Steps = None,
+    target_psnr: TargetPsnr = None,
     seed: Seed = 0,
     crop: CropName = "none",
     labels: Labels = None,
@@ -160,7 +165,14 @@ def encode_command(
     config = EncodeConfig(
         source=source,
         destination=destination,
-        fit=FitConfig(num_gaussians=num_gaussians, size=size, preset=preset, steps=steps, seed=seed),
+        fit=FitConfig(
+            num_gaussians=num_gaussians,
+            size=size,
+            preset=preset,
+            steps=steps,
+            seed=seed,
+            target_psnr=target_psnr,
+        ),
         labels=labels,
         crop=cast("Crop", crop),  # checked by the config
         store=None if store == "auto" else store,
@@ -194,7 +206,7 @@ def _encode(config: EncodeConfig, *, as_json: bool) -> int:
     _tell_failures(summary, console)
     _say(console if as_json else Console(), _words(summary))
     if as_json:
-        names = ("images", "failed", "seconds", "images_per_second", "psnr_mean")
+        names = ("images", "failed", "seconds", "images_per_second", "psnr_mean", "steps_mean")
         typer.echo(json.dumps({name: getattr(summary, name) for name in names}))
     return EXIT_FAILURES if summary.failed else 0
 
@@ -220,9 +232,10 @@ def _tell_failures(summary: EncodeSummary, console: Console) -> None:
 
 def _words(summary: EncodeSummary) -> str:
     quality = "" if summary.psnr_mean is None else f", mean PSNR {summary.psnr_mean:.2f} dB"
+    steps = "" if summary.steps_mean is None else f", {summary.steps_mean:g} steps an image"
     return (
         f"{summary.destination}: {summary.images} images, {summary.failed} failed{quality} "
-        f"({summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s in this run)"
+        f"({summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s{steps} in this run)"
     )
 
 

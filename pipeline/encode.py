@@ -61,8 +61,8 @@ class EncodeSummary:
     """What an encode ended with.
 
     `images`, `failed` and `psnr_mean` (dB, None without an image) speak of the whole dataset, whichever run
-    did the work; `seconds` and `images_per_second` of this run. `failures` holds the first few, each as
-    (source, reason).
+    did the work; `seconds`, `images_per_second` and `steps_mean` (the cost per image, None without one) of
+    this run. `failures` holds the first few, each as (source, reason).
     """
 
     destination: Path
@@ -71,6 +71,7 @@ class EncodeSummary:
     seconds: float
     images_per_second: float
     psnr_mean: float | None
+    steps_mean: float | None
     failures: tuple[tuple[str, str], ...]
 
 
@@ -326,14 +327,15 @@ class _Run:
         self._journal.clear()  # workers of a run that was killed may have lived on for a moment
         sweep_temporaries(self._destination)
         manifest, failures = complete(self._config, self._survey.listing.classes, marks)
-        seconds = time.monotonic() - self._clock
+        seconds, standing = time.monotonic() - self._clock, self._standing
         return EncodeSummary(
             destination=self._destination,
             images=manifest.images,
             failed=manifest.failed,
             seconds=round(seconds, 3),
-            images_per_second=round(self._standing.fresh / seconds, 3),
+            images_per_second=round(standing.fresh / seconds, 3),
             psnr_mean=None if manifest.psnr is None else manifest.psnr.mean,
+            steps_mean=round(standing.cost_sum / standing.fresh, 1) if standing.fresh else None,
             failures=failures,
         )
 

@@ -36,12 +36,14 @@ class Tally:
     """Images that were just finished: how many are ok, how many failed, the sum of the former's PSNR in dB.
 
     `fresh` is False for images that an earlier run had finished; they do not count towards the rate.
+    `cost_sum` is what the fits of this run took, in full-size render + backward steps.
     """
 
     ok: int
     failed: int
     psnr_sum: float
     fresh: bool = True
+    cost_sum: float = 0.0
 
     @property
     def images(self) -> int:
@@ -59,6 +61,7 @@ class Standing:
     failed: int = 0
     fresh: int = 0
     psnr_sum: float = 0.0
+    cost_sum: float = 0.0
     recent: list[tuple[float, int]] = field(default_factory=list)
     """(time, fresh images so far) over the last minute, the rate's window."""
     workers: dict[str, str] = field(default_factory=dict)
@@ -72,6 +75,7 @@ class Standing:
         self.ok += tally.ok
         self.failed += tally.failed
         self.psnr_sum += tally.psnr_sum
+        self.cost_sum += tally.cost_sum
         if tally.fresh:
             now = self.clock()
             self.fresh += tally.images

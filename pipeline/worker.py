@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,6 +44,11 @@ class Fits(Protocol):
     @property
     def psnr(self) -> NDArray[np.float64]:
         """PSNR [B] of the stored values in dB."""
+        ...
+
+    @property
+    def cost(self) -> NDArray[np.float64]:
+        """What each fit took [B], in full-size render + backward steps."""
         ...
 
     @property
@@ -162,8 +167,9 @@ class ShardEncoder:
         batches = self._batches(block.first, entries, known)
         for i, batch in enumerate(batches):
             upcoming = batches[i + 1] if i + 1 < len(batches) else next(later, None)
-            parts.append(self._fit(batch, self._decoded(batch, upcoming)))
-            report(_tally(parts[-1], fresh=True))
+            part, cost = self._fit(batch, self._decoded(batch, upcoming))
+            parts.append(part)
+            report(replace(_tally(part, fresh=True), cost_sum=cost))
         result = _merge([entry.key for entry in block.entries], parts)
         if batches:
             self._spec.claim.require(self._spec.destination)  # or it may be another dataset's journal by now
@@ -192,16 +198,17 @@ class ShardEncoder:
     def _prefetch(self, batch: _Batch) -> Prefetch:
         return self._pool.prefetch([self._spec.source.path_of(entry) for entry in batch.entries])
 
-    def _fit(self, batch: _Batch, decoded: Sequence[Decoded | DecodeFailure]) -> BlockResult:
-        """Fit those images of a batch that could be decoded."""
+    def _fit(self, batch: _Batch, decoded: Sequence[Decoded | DecodeFailure]) -> tuple[BlockResult, float]:
+        """Fit those images of a batch that could be decoded; also returns what that cost."""
         pairs = list(zip(batch.entries, decoded, strict=True))
         images = [(entry, image) for entry, image in pairs if isinstance(image, Decoded)]
         fitted: dict[str, Outcome] = {}
-        stored = _no_sets(self._spec)
+        stored, cost = _no_sets(self._spec), 0.0
         if images:
             fits = self._fitter.fit(
                 np.stack([image.pixels for _, image in images]), [entry.key for entry, _ in images]
             )
+            cost = float(fits.cost.sum())
             stored = fits.stored[[row for row, error in enumerate(fits.errors) if error is None]]
             fitted = {
                 entry.key: _fitted(entry, image, float(psnr), error)
@@ -211,7 +218,7 @@ class ShardEncoder:
             fitted[entry.key] if isinstance(image, Decoded) else _undecoded(entry, image)
             for entry, image in pairs
         )
-        return BlockResult(tuple(outcomes), stored)
+        return BlockResult(tuple(outcomes), stored), cost
 
     def _commit(self, shard: ShardPlan, results: Sequence[BlockResult]) -> DoneMark:
         entries = {entry.key: entry for entry in shard.entries}

@@ -32,13 +32,14 @@ __all__ = [
 class ShardProgress:
     """Images of a shard that are finished: ok, failed, the PSNR of the former added up (dB).
 
-    `fresh` counts those among them that this run has finished, and no earlier one.
+    `fresh` counts those among them that this run has finished, and no earlier one, `cost_sum` what they took.
     """
 
     ok: int = 0
     failed: int = 0
     psnr_sum: float = 0.0
     fresh: int = 0
+    cost_sum: float = 0.0
 
     @property
     def images(self) -> int:
@@ -49,7 +50,11 @@ class ShardProgress:
         """Return what it is after a tally."""
         fresh = tally.images if tally.fresh else 0
         return ShardProgress(
-            self.ok + tally.ok, self.failed + tally.failed, self.psnr_sum + tally.psnr_sum, self.fresh + fresh
+            self.ok + tally.ok,
+            self.failed + tally.failed,
+            self.psnr_sum + tally.psnr_sum,
+            self.fresh + fresh,
+            self.cost_sum + tally.cost_sum,
         )
 
     def since(self, before: ShardProgress) -> tuple[Tally, Tally]:
@@ -62,6 +67,7 @@ class ShardProgress:
                 self.failed - before.failed,
                 self.psnr_sum - before.psnr_sum,
                 fresh=False,
+                cost_sum=self.cost_sum - before.cost_sum,
             ),
         )
 

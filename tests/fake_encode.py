@@ -51,6 +51,7 @@ class FakeResult:
     stored: np.ndarray
     psnr: np.ndarray
     errors: list
+    cost: np.ndarray
 
 
 class FakeFitter:
@@ -68,7 +69,8 @@ class FakeFitter:
         sets = np.stack([_grid(target, self.config.num_gaussians) for target in targets])
         errors = ["the fit gave no finite result" if (t == UNFITTABLE).all() else None for t in targets]
         psnr = np.array([20 + float(target.std()) / 10 for target in targets])
-        return FakeResult(store(sets, self.encoding, self.config.size), psnr, errors)
+        cost = np.full(len(keys), float(self.config.cost))
+        return FakeResult(store(sets, self.encoding, self.config.size), psnr, errors, cost)
 
 
 def _grid(target, n):

@@ -54,7 +54,7 @@ def test_json_is_the_last_line_of_stdout_with_exactly_the_promised_names(source,
     assert code == 1
     (line,) = out.splitlines()
     found = json.loads(line)
-    assert list(found) == ["images", "failed", "seconds", "images_per_second", "psnr_mean"]
+    assert list(found) == ["images", "failed", "seconds", "images_per_second", "psnr_mean", "steps_mean"]
     assert (found["images"], found["failed"]) == (500, 2)
     assert found["psnr_mean"] == read_manifest(tmp_path / "dst").psnr.mean
     assert found["images_per_second"] > 0
@@ -240,3 +240,16 @@ def test_the_real_fit_gives_the_same_bytes_however_many_threads_fit_and_whenever
     assert json.loads(resumed.communicate(timeout=120)[0])["images"] == 40
     fake.assert_complete(tmp_path / "killed", fake.files_of(tmp_path / "plain"))
     assert len(gvit.open_dataset(tmp_path / "plain")) == 40
+
+
+def test_a_home_that_cannot_be_written_does_not_stop_an_encode(tmp_path):
+    fake.make_source(tmp_path / "src", classes=("a",), per_class=2)
+    command = ["gvit-encode", tmp_path / "src", tmp_path / "dst", *SMALL, "--steps", "1", "--json"]
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("XDG_")},
+        "HOME": "/proc/nowhere",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 2
