@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,13 @@ def reference(source, tmp_path_factory):
 # ---------------------------------------------------------------- kills and resumes
 
 
-def test_an_encode_killed_at_any_moment_resumes_to_the_same_bytes(source, reference, tmp_path):
+@pytest.mark.parametrize("kills", [15, pytest.param(100, marks=pytest.mark.slow)])
+def test_an_encode_killed_at_any_moment_resumes_to_the_same_bytes(source, reference, tmp_path, kills):
     moments = int(fake.run_script("count", source, tmp_path / "count", expect=0).stdout)
     assert moments > 40
-    for moment in random.Random(0).sample(range(1, moments + 1), 6):
-        destination = tmp_path / f"killed-{moment}"
+    chance = random.Random(kills)
+    for moment in [chance.randint(1, moments) for _ in range(kills)]:
+        destination = Path(tempfile.mkdtemp(dir=tmp_path)) / "dst"
         fake.run_script(f"kill:{moment}", source, destination, expect=-signal.SIGKILL)
         if (destination / "dataset.json").exists():  # the kill came after the promise
             assert len(gvit.open_dataset(destination)) == 2 * fake.PER_CLASS
