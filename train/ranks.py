@@ -41,6 +41,8 @@ class Ranks:
 
     def any(self, happened: bool) -> bool:
         """Whether something happened on any rank; all ranks have to ask at the same time."""
+        if self.world == 1:  # a process alone need not wait for its device
+            return happened
         return bool(self.total(torch.tensor(int(happened), device=self.device)).item())
 
     def wait(self) -> None:

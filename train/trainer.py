@@ -251,7 +251,7 @@ class Trainer:
         return self.model if self.ema is None else self.ema.module
 
     def evaluate(self) -> Evaluation:
-        """Evaluate on all of the validation sets."""
+        """Evaluate on all of the validation sets; all ranks at the same time."""
         model = cast("SetClassifier", self.evaluated)
         classify = classifier_of(model, self._type, self._view)
         return evaluate(classify, self.val_loader, self.classes, self.ranks)
