@@ -14,7 +14,7 @@ def read(folder):
     manifest = json.loads((Path(folder) / "dataset.json").read_bytes())
     if manifest["schema_version"] != 1 or manifest["encoding"] not in DTYPES:
         raise ValueError("this reader knows schema version 1 and the encodings float16, float32 and compact")
-    dtype, shape = np.dtype(DTYPES[manifest["encoding"]]), (manifest["gaussians"], 9)
+    dtype, columns = np.dtype(DTYPES[manifest["encoding"]]), 10 if manifest["encoding"] == "compact" else 9
     for shard in manifest["shards"]:
         mark = json.loads((Path(folder) / f"{shard['name']}.json").read_bytes())
         tar = np.fromfile(Path(folder) / f"{shard['name']}.tar", np.uint8)
@@ -22,24 +22,24 @@ def read(folder):
             raise ValueError(f"{shard['name']}.tar is damaged")
         for block in mark["blocks"]:
             n = block["rows"]
-            sets = np.frombuffer(tar, dtype, n * shape[0] * shape[1], block["gaussians_offset"])
+            shape = (n, manifest["gaussians"], columns)
+            sets = np.frombuffer(tar, dtype, n * shape[1] * columns, block["gaussians_offset"])
             labels = np.frombuffer(tar, "<i8", n, block["labels_offset"])
-            yield decode(sets.reshape(n, *shape), manifest["encoding"]), labels
+            yield decode(sets.reshape(shape), manifest["encoding"]), labels
 
 
 def decode(stored, encoding):
-    """Return stored sets [..., N, 9] as float32 [..., N, 9]."""
+    """Return stored sets [..., N, 9 or 10] as float32 [..., N, 9]."""
     if encoding != "compact":
         return stored.astype(np.float32)
-    word, bits, shift = stored[..., :8].copy().view("<u8")[..., 0], (11, 11, 8, 7, 7, 7, 7, 6), 0
-    q = []
-    for count in bits:
-        q.append((word >> shift & (1 << count) - 1) / ((1 << count) - 1))
-        shift += count
+    word, pair = stored[..., :8].copy().view("<u8")[..., 0], stored[..., 8:].copy().view("<u2")[..., 0]
+    places = ((word, 0, 11), (word, 11, 11), (word, 22, 8), (word, 30, 8), (word, 38, 9), (word, 47, 9))
+    places += ((word, 56, 8), (pair, 0, 9), (pair, 9, 7))
+    q = [(part >> low & (1 << bits) - 1) / ((1 << bits) - 1) for part, low, bits in places]
     sx, aspect = np.float32(2 ** (16 * q[2] - 12)), np.float32(2 ** (7 * q[3]))
-    theta = np.maximum(np.float32(stored[..., 8] * np.pi / 256 - np.pi / 2), np.float32(-1.5707963))
-    r, g, b = (0.5 + np.sinh(np.arcsinh(10.5) * (2 * c - 1)) / 3 for c in q[4:7])
-    fields = (2 * q[0] - 1, 2 * q[1] - 1, sx, sx / aspect, theta, r, g, b, 1 / 255 + 254 / 255 * q[7])
+    theta = np.maximum(np.float32(q[6] * 255 * np.pi / 256 - np.pi / 2), np.float32(-1.5707963))
+    r, g, b = (0.5 + np.sinh(np.arcsinh(10.5) * (2 * c - 1)) / 3 for c in (q[4], q[5], q[7]))
+    fields = (2 * q[0] - 1, 2 * q[1] - 1, sx, sx / aspect, theta, r, g, b, 1 / 255 + 254 / 255 * q[8])
     return np.stack(fields, -1).astype(np.float32)
 
 
