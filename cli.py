@@ -11,6 +11,7 @@ import sys
 import typer
 
 from .benchmarks.commands import bench_app
+from .pipeline.card_command import card_command
 from .pipeline.commands import encode_command
 from .pipeline.demo import demo_command
 from .pipeline.inspection import info_command, status_command, view_command
@@ -58,6 +59,7 @@ app.command("view")(view_command)
 app.command("demo")(demo_command)
 app.command("verify")(verify_command)
 app.command("export")(export_command)
+app.command("card")(card_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("predict")(predict_command)

@@ -1,87 +1,99 @@
-"""The dataset card: `README.md` of a dataset, a pure function of its manifest."""
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
+"""The dataset card: `README.md` of a dataset, a pure function of the dataset and of what its author adds."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
 
 from ..schemas.encoding import ENCODINGS
+from ..schemas.rows import ROW_SCHEMA
+from ..schemas.zarr_sets import is_zarr_only
+from .card_reading import how_to_read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
+    from ..schemas.dataset import Dataset
     from ..schemas.manifest import Manifest
 
-__all__ = ["dataset_card"]
+__all__ = ["UNKNOWN_LICENSE", "About", "dataset_card"]
+
+UNKNOWN_LICENSE = "unknown"
 
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
-
-_BODY = """\
-# Images as sets of 2D Gaussians
-
-{images:,} images, each stored as {gaussians} 2D Gaussians: centre, two standard deviations, rotation, colour
-and opacity. Written by `gvit encode`.
-
-| | |
-|---|---|
-{facts}
-
-## Files
-
-- `dataset.json`: the manifest: fields, encoding, blend rule, classes, shards.
-- `shard-NNNNNN.tar`: the sets, in WebDataset form and in blocks of up to 256: `*.gaussians.npy`
-  [n, {gaussians}, {columns}] and `*.label.npy` [n], -1 without a class.
-- `shard-NNNNNN.parquet`: a row per input image: key, split, label, source, true width and height, PSNR, and
-  the reason where it failed.
-- `shard-NNNNNN.json`: length and SHA-256 of these two, and where each block begins.
-
-```python
-import gvit
-
-dataset = gvit.open_dataset("path/to/this/folder")
-sample = dataset[0]  # sample.key, sample.gaussians [{gaussians}, 9] float32, sample.label
-```
-
-## What to know
-
-The sets approximate the images. PSNR compares, per image, the rendering of the stored values on a
-{size} x {size} canvas with {crop}, resized to it (8-bit RGB, Pillow's bicubic filter). {labels}
-
-The rights in the original images are their owners'. This card was generated and does not know under which
-licence they may be used.
-"""
-
+_CLASSES_LISTED = 20
+_PERCENTILES = (5, 25, 50, 75, 95)
+_TYPES = {pa.string(): "string", pa.int64(): "int64", pa.int32(): "int32", pa.float64(): "float64"}
 _CROPS = {"none": "the whole image", "center": "the largest centred square of the image"}
 
 
-def dataset_card(manifest: Manifest) -> str:
-    """Write the card, front matter for the Hugging Face hub included."""
-    body = _BODY.format(
-        images=manifest.images,
-        gaussians=manifest.gaussians,
-        columns=ENCODINGS[manifest.encoding].columns,
-        size=manifest.size,
-        crop=_CROPS.get(manifest.fit.crop, manifest.fit.crop),
-        facts="\n".join(f"| {name} | {value} |" for name, value in _facts(manifest)),
-        labels="Labels had a part in the sets: do not evaluate on them."
-        if manifest.label_informed
-        else "Labels had no part in them.",
+@dataclass(frozen=True, slots=True)
+class About:
+    """What only the author of a dataset knows.
+
+    Attributes:
+        license: A license as the Hugging Face hub names it.
+        origin: Where the images are from: a name or an address; None where it is not told.
+        sheet: File name of a contact sheet beside the card, or None.
+    """
+
+    license: str = UNKNOWN_LICENSE
+    origin: str | None = None
+    sheet: str | None = None
+
+
+def dataset_card(dataset: Dataset, about: About | None = None) -> str:
+    """Write the card in Markdown, front matter for the Hugging Face hub included."""
+    about = about or About()
+    zarr_only = is_zarr_only(dataset.path, dataset.manifest)
+    front = yaml.safe_dump(
+        _front_matter(dataset.manifest, about, zarr_only=zarr_only), sort_keys=False, allow_unicode=True
     )
-    return "\n".join(("---", *_front_matter(manifest), "---", "", body))
+    sections = (
+        _introduction(dataset.manifest, about),
+        _quality(dataset),
+        _classes(dataset),
+        _files(dataset.manifest, zarr_only=zarr_only),
+        how_to_read(dataset.manifest, zarr_only=zarr_only),
+        _making(dataset.manifest),
+        _caveats(dataset.manifest, about),
+    )
+    return f"---\n{front}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(manifest: Manifest) -> Iterator[str]:
-    yield "pretty_name: Images as sets of 2D Gaussians"
-    yield "license: unknown"
+# ---------------------------------------------------------------- front matter
+
+
+def _front_matter(manifest: Manifest, about: About, *, zarr_only: bool) -> dict[str, Any]:
+    front: dict[str, Any] = {"pretty_name": _title(manifest), "license": about.license}
     if manifest.classes:
-        yield from ("task_categories:", "- image-classification")
-    yield from ("tags:", "- gaussian-splatting", "- gvit", "- webdataset")
-    yield from ("size_categories:", f"- {_size_category(manifest.images)}")
-    yield "configs:"
-    for config, suffix in (("rows", "parquet"), ("sets", "tar")):
-        yield from (f"- config_name: {config}", "  data_files:")
-        for split in manifest.splits:
-            yield from (f"  - split: {split}", "    path:")
-            yield from (f"    - {shard.name}.{suffix}" for shard in manifest.shards if shard.split == split)
+        front["task_categories"] = ["image-classification"]
+    front["tags"] = ["gaussian-splatting", "gvit", "zarr" if zarr_only else "webdataset"]
+    front["size_categories"] = [_size_category(manifest.images)]
+    front["configs"] = [{"config_name": "rows", "default": True, "data_files": _data_files(manifest)}]
+    features = [{"name": field.name, "dtype": _TYPES[field.type]} for field in ROW_SCHEMA]
+    front["dataset_info"] = [{"config_name": "rows", "features": features}]
+    return front
+
+
+def _data_files(manifest: Manifest) -> list[dict[str, Any]]:
+    return [
+        {
+            "split": split,
+            "path": [f"{shard.name}.parquet" for shard in manifest.shards if shard.split == split],
+        }
+        for split in manifest.splits
+    ]
+
+
+def _title(manifest: Manifest) -> str:
+    return manifest.name or "Images as sets of 2D Gaussians"
 
 
 def _size_category(images: int) -> str:
@@ -92,13 +104,123 @@ def _size_category(images: int) -> str:
     return f"{_SIZES[above - 1]}<n<{_SIZES[above]}" if above < len(_SIZES) else f"n>{_SIZES[-1]}"
 
 
-def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    yield "images", ", ".join(f"{split} {count:,}" for split, count in manifest.splits.items())
-    yield "failed inputs", f"{manifest.failed:,}"
-    yield "classes", f"{len(manifest.classes):,}"
-    if manifest.psnr is not None:
-        psnr = manifest.psnr
-        yield "PSNR", f"mean {psnr.mean:.2f} dB, median {psnr.median:.2f} dB, 5th percentile {psnr.p5:.2f} dB"
-    yield "encoding", manifest.encoding
+# ---------------------------------------------------------------- sections
+
+
+def _introduction(manifest: Manifest, about: About) -> str:
+    lines = [
+        f"# {_title(manifest)}",
+        "",
+        f"{manifest.images:,} images, each stored as {manifest.gaussians} 2D Gaussians: centre, two standard",
+        "deviations, rotation, colour and opacity. Rendering a set gives its image back.",
+    ]
+    if about.origin:
+        lines += ["", f"The images are from {about.origin}."]
+    if about.sheet:
+        lines += ["", f"![Renderings of some of the sets]({about.sheet})"]
+    return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *("---:" for _ in head[1:])]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
+
+
+def _quality(dataset: Dataset) -> str:
+    manifest, table = dataset.manifest, dataset.rows
+    rows: list[list[str]] = []
+    for split in manifest.splits:
+        part = table.filter(pc.equal(table["split"], split))
+        rows.append([split, *_quality_of(part)])
+    if len(rows) > 1:
+        rows.append(["all", *_quality_of(table)])
+    head = ["split", "images", "failed", "mean", *(f"p{p}" for p in _PERCENTILES)]
+    target = f"at {manifest.size} x {manifest.size} pixels"
+    return (
+        f"## Quality\n\nPSNR in dB {target}: the mean over images, and percentiles.\n\n{_table(head, rows)}"
+    )
+
+
+def _quality_of(table: pa.Table) -> list[str]:
+    psnr = np.sort(table.filter(pc.equal(table["status"], "ok"))["psnr"].to_numpy())
+    counts = [f"{len(psnr):,}", f"{table.num_rows - len(psnr):,}"]
+    if not len(psnr):
+        return [*counts, *("" for _ in range(1 + len(_PERCENTILES)))]
+    values = [psnr.mean(), *np.percentile(psnr, _PERCENTILES)]
+    return [*counts, *(f"{value:.2f}" for value in values)]
+
+
+def _classes(dataset: Dataset) -> str:
+    classes = dataset.manifest.classes
+    if not classes:
+        return "## Classes\n\nThe images have no classes; every label is -1."
+    counts = np.bincount(dataset.labels[dataset.labels >= 0], minlength=len(classes)).tolist()
+    text = f"## Classes\n\n{len(classes):,} classes; a label is an index into `classes` of `dataset.json`."
+    if len(classes) > _CLASSES_LISTED:
+        return f"{text} A class has {min(counts):,} to {max(counts):,} images."
+    rows = [[str(i), _escaped(name), f"{counts[i]:,}"] for i, name in enumerate(classes)]
+    return f"{text}\n\n{_table(['label', 'class', 'images'], rows)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+
+def _files(manifest: Manifest, *, zarr_only: bool) -> str:
+    encoding = ENCODINGS[manifest.encoding]
+    sets = f"[n, {manifest.gaussians}, {encoding.columns}]"
+    lines = [
+        "- `dataset.json`: the manifest: fields, encoding, blend rule, classes, shards.",
+        "- `shard-NNNNNN.parquet`: a row per input image: key, split, label, source, true width and height,",
+        "  PSNR, and the reason where it failed.",
+        "- `shard-NNNNNN.json`: lengths and checksums, and where each block begins.",
+        "- `SHA256SUMS`: `sha256sum -c SHA256SUMS` or `gvit verify --deep` checks every byte.",
+    ]
+    if zarr_only:
+        lines.insert(1, f"- `gaussians.zarr`: Zarr version 3, arrays `gaussians` {sets}, `label` and `key`.")
+    else:
+        lines[1:1] = [
+            "- `shard-NNNNNN.tar`: the sets, a WebDataset in blocks of up to 256: `*.gaussians.npy`",
+            f"  {sets} and `*.label.npy` [n], -1 without a class.",
+        ]
+    return "## Files\n\n" + "\n".join(lines)
+
+
+def _making(manifest: Manifest) -> str:
     fit = manifest.fit
-    yield "fit", f"preset {fit.preset}, {fit.steps} steps, seed {fit.seed}, version {fit.fit_version}"
+    command = (
+        f"gvit encode SRC DST --num-gaussians {manifest.gaussians} --size {manifest.size} "
+        f"--preset {fit.preset} --seed {fit.seed} --crop {fit.crop} --store {manifest.encoding}"
+    )
+    return "\n".join(
+        [
+            "## How it was made",
+            "",
+            f"Each image was resized to {manifest.size} x {manifest.size} pixels and fitted with the work of",
+            f"{fit.steps} full-size steps (version {fit.fit_version} of the fit), as with",
+            "",
+            "```text",
+            command,
+            "```",
+        ]
+    )
+
+
+def _caveats(manifest: Manifest, about: About) -> str:
+    labels = (
+        "Labels had a part in the sets: do not evaluate on them."
+        if manifest.label_informed
+        else "Labels had no part in them."
+    )
+    rights = (
+        "This card was generated and does not know under which licence they may be used."
+        if about.license == UNKNOWN_LICENSE
+        else f"The sets are published under {about.license}."
+    )
+    crop = _CROPS.get(manifest.fit.crop, manifest.fit.crop)
+    return (
+        "## What to know\n\n"
+        "The sets approximate the images. PSNR compares, per image, the rendering of the stored values with\n"
+        f"{crop}, resized to {manifest.size} x {manifest.size} (8-bit RGB, Pillow's bicubic filter). {labels}"
+        f"\n\nThe rights in the original images are their owners'. {rights}"
+    )

@@ -15,7 +15,14 @@ from ..schemas.commit import atomic_write, write_manifest
 from ..schemas.dataset import open_shards, read_rows
 from ..schemas.errors import DatasetError
 from ..schemas.files import check_file
-from ..schemas.manifest import DoneMark, FitInfo, Manifest, build_manifest, read_done_mark
+from ..schemas.manifest import (
+    MANIFEST_NAME,
+    DoneMark,
+    FitInfo,
+    Manifest,
+    build_manifest,
+    read_done_mark,
+)
 from .card import dataset_card
 from .destination import README
 from .fit_config import FIT_VERSION
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from ..schemas.dataset import Dataset
     from .config import EncodeConfig
     from .plan import ShardPlan
 
@@ -79,20 +87,21 @@ def complete(
         marks=marks,
         tables=tables,
     )
-    atomic_write(config.destination / README, dataset_card(manifest).encode())
-    _convert(config, manifest)
+    dataset = open_shards(config.destination, manifest)
+    if not (config.destination / README).exists() or not (config.destination / MANIFEST_NAME).exists():
+        atomic_write(config.destination / README, dataset_card(dataset).encode())
+    _convert(config, dataset)
     write_manifest(config.destination, manifest)
     return manifest, tuple(islice(_failures(tables), _FAILURES_SHOWN))
 
 
-def _convert(config: EncodeConfig, manifest: Manifest) -> None:
+def _convert(config: EncodeConfig, dataset: Dataset) -> None:
     """Bring `gaussians.zarr` to what the shards hold now; one that nobody asked for goes once it is not."""
     folder = config.destination / ZARR_NAME
     if config.format != "zarr" and not folder.exists():
         return
     from ..schemas.zarr_writer import convert_to_zarr, is_current  # takes half a second, and is seldom needed
 
-    dataset = open_shards(config.destination, manifest)
     if is_current(dataset, config.destination):
         return
     if config.format == "zarr":

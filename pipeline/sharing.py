@@ -124,14 +124,10 @@ def _export(
         )
     if form == "samples":
         return export_samples(dataset, output, selection)
-    write = export_zarr if form == "zarr" else export_webdataset
-    return write(dataset, output, selection, _card)
-
-
-def _card(dataset: Dataset) -> str:
     from .card import dataset_card
 
-    return dataset_card(dataset.manifest)
+    write = export_zarr if form == "zarr" else export_webdataset
+    return write(dataset, output, selection, dataset_card)
 
 
 def _class_names(given: list[str] | None, known: tuple[str, ...]) -> frozenset[str] | None:

@@ -71,7 +71,7 @@ def export_webdataset(
         dataset: What to read.
         out: A folder that does not exist yet, or is empty.
         selection: What to choose.
-        card: Writes the dataset card.
+        card: Writes the dataset card, given the new dataset.
 
     Raises:
         GvitError: Nothing is chosen, or `out` cannot be written.
