@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gvit.pipeline.decode import DecodeError, decode_image, read_image
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+
+from gvit.pipeline.decode import DecodeError, decode_image, read_image
 
 
 def photo(width=37, height=23, mode="RGB"):

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from gvit.pipeline.decode import Decoded, decode_image
 from gvit.pipeline.decode_pool import DecodePool
 from gvit.schemas.errors import GvitError
-from PIL import Image
 
 # A decoder that does what the file's text says; only the pool's processes import it.
 MISCHIEF = """

@@ -1,9 +1,10 @@
 import re
 
 import pytest
-from gvit.pipeline.keys import make_keys
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gvit.pipeline.keys import make_keys
 
 names = st.text(
     st.sampled_from("aAbB1.-_ é日/"),

@@ -1,11 +1,12 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gvit.pipeline.plan import BLOCK_SIZE, auto_shard_size, make_plan
 from gvit.pipeline.sources import Entry
 from gvit.schemas.errors import GvitError
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def make_entries(train, val=0):

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from gvit.schemas import (
     BlockArrays,
     DatasetError,
@@ -24,8 +27,6 @@ from gvit.schemas import (
     write_manifest,
 )
 from gvit.schemas.json_codec import to_json
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 settings.register_profile("no deadline", deadline=None)  # two cores may be shared
 settings.load_profile("no deadline")

@@ -10,6 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from gvit.schemas import (
     ROW_SCHEMA,
     Block,
@@ -28,8 +31,6 @@ from gvit.schemas import (
 )
 from gvit.schemas.json_codec import from_json, to_json
 from gvit.schemas.rows import check_rows, parquet_bytes, parse_rows
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 settings.register_profile("no deadline", deadline=None)  # two cores may be shared
 settings.load_profile("no deadline")

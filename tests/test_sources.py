@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from gvit.pipeline.sources import Entry, FolderSource
 from gvit.schemas.errors import GvitError
 
