@@ -3,21 +3,25 @@
     python -m gvit.benchmarks.engine [--images 1024] [--rounds 3] [--preset fast]
 
 Each round encodes the same images inline and then under Ray, with one worker on all cores and with one
-worker per core; a ratio is Ray's time by the inline time of its round, and the median over rounds is told.
-Starting Ray is told apart: it happens once per job, whatever its size. Starting workers is part of the ratio,
-so a small job shows a larger one.
+worker per core; a ratio is Ray's by the inline figure of its round, and the median over rounds is told. There
+are ratios of wall-clock time and of core-seconds, the latter of all processes that take part, Ray's own too:
+other work on the machine disturbs them less. Starting Ray is told apart: it happens once per job, whatever
+its size. Starting workers is part of the ratio, so a small job shows a larger one.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import os
 import statistics
 import tempfile
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import ray
@@ -31,17 +35,24 @@ from gvit.pipeline.fit_config import FitConfig
 from .scenes import photographs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["run"]
 
 SIZE = 224
 
 
+class Cost(NamedTuple):
+    """Seconds of one encode: on the clock, and of all cores together."""
+
+    wall: float
+    cores: float
+
+
 def run(images: int = 1024, rounds: int = 3, preset: str = "fast") -> dict[str, float]:
     """Measure, and return seconds of Ray's start, inline images per second, and the ratios.
 
-    `ratio_one_worker` has one worker with all cores, `ratio_worker_per_core` as many workers as cores;
+    `*_one_worker` has one worker with all cores, `*_worker_per_core` as many workers as cores;
     `speedup_worker_per_core` is the latter's rate by that of one worker with one core.
     """
     cores = usable_cores()
@@ -61,25 +72,32 @@ def run(images: int = 1024, rounds: int = 3, preset: str = "fast") -> dict[str, 
             runs = [dict(_round(folder, preset, cores)) for _ in range(rounds)]
         finally:
             ray.shutdown()
-    return {
+    found = {
         "cores": cores,
         "images": images,
         "ray_start_seconds": ray_seconds,
-        "inline_images_per_second": images / statistics.median(each["inline"] for each in runs),
-        "ratio_one_worker": statistics.median(each["one"] / each["inline"] for each in runs),
-        "ratio_worker_per_core": statistics.median(each["per_core"] / each["inline"] for each in runs),
-        "speedup_worker_per_core": statistics.median(each["one_core"] / each["per_core"] for each in runs),
+        "inline_images_per_second": images / _median(each["inline"].wall for each in runs),
+        "inline_core_ms_per_image": 1000 / images * _median(each["inline"].cores for each in runs),
     }
+    for name in ("one_worker", "worker_per_core"):
+        found[f"ratio_{name}"] = _median(each[name].wall / each["inline"].wall for each in runs)
+        found[f"core_ratio_{name}"] = _median(each[name].cores / each["inline"].cores for each in runs)
+    speedups = (each["one_core"].wall / each["worker_per_core"].wall for each in runs)
+    return {**found, "speedup_worker_per_core": _median(speedups)}
 
 
-def _round(folder: Path, preset: str, cores: int) -> Iterator[tuple[str, float]]:
-    yield "inline", _seconds(folder, preset, RunConfig(engine="inline", workers=cores))
-    yield "one", _seconds(folder, preset, RunConfig(engine="ray", workers=1, cpus_per_worker=cores))
-    yield "per_core", _seconds(folder, preset, RunConfig(engine="ray", workers=cores, cpus_per_worker=1))
-    yield "one_core", _seconds(folder, preset, RunConfig(engine="ray", workers=1, cpus_per_worker=1))
+def _median(numbers: Iterable[float]) -> float:
+    return statistics.median(numbers)
 
 
-def _seconds(folder: Path, preset: str, run_config: RunConfig) -> float:
+def _round(folder: Path, preset: str, cores: int) -> Iterator[tuple[str, Cost]]:
+    yield "inline", _cost(folder, preset, RunConfig(engine="inline", workers=cores))
+    yield "one_worker", _cost(folder, preset, RunConfig(engine="ray", workers=1, cpus_per_worker=cores))
+    yield "worker_per_core", _cost(folder, preset, RunConfig(engine="ray", workers=cores, cpus_per_worker=1))
+    yield "one_core", _cost(folder, preset, RunConfig(engine="ray", workers=1, cpus_per_worker=1))
+
+
+def _cost(folder: Path, preset: str, run_config: RunConfig) -> Cost:
     with tempfile.TemporaryDirectory(dir=folder) as destination:
         config = EncodeConfig(
             source=folder / "images",
@@ -87,9 +105,59 @@ def _seconds(folder: Path, preset: str, run_config: RunConfig) -> float:
             fit=FitConfig(size=SIZE, preset=preset),
             run=run_config,
         )
-        start = time.perf_counter()
-        encode(config, console=Console(quiet=True))
-        return time.perf_counter() - start
+        with CoreMeter() as meter:
+            start = time.perf_counter()
+            encode(config, console=Console(quiet=True))
+            wall = time.perf_counter() - start
+        return Cost(wall, meter.seconds)
+
+
+class CoreMeter:
+    """Counts the processor time of this process and all below it during a `with` body (Linux).
+
+    It looks at them ten times a second: Ray's workers leave no trace of their time when they end.
+    """
+
+    def __init__(self) -> None:
+        self._first = _ticks()
+        self._last = dict(self._first)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> CoreMeter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._last.update(_ticks())
+
+    @property
+    def seconds(self) -> float:
+        """Core-seconds so far."""
+        ticks = sum(last - self._first.get(process, 0) for process, last in self._last.items())
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.1):
+            self._last.update(_ticks())
+
+
+def _ticks() -> dict[tuple[int, str], int]:
+    """Return (process, its start) -> its processor time, of this process and all below it."""
+    parents: dict[int, int] = {}
+    found: dict[int, tuple[str, int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            pid = int(path.parent.name)
+            parents[pid] = int(fields[1])
+            found[pid] = fields[19], int(fields[11]) + int(fields[12])
+    family = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return {(pid, found[pid][0]): found[pid][1] for pid in family}
 
 
 def write_images(folder: Path, count: int) -> None:
