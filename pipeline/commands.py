@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -157,11 +157,12 @@ def encode_command(
     Interrupted at any point, the same command goes on where it was and ends with the same bytes.
     Exit code 0: done; 1: done, but some images failed; 2: it could not be done; 130: interrupted.
     """
-    from rich.console import Console
-
     from .config import EncodeConfig, RunConfig
     from .fit_config import FitConfig
 
+    run = RunConfig(device=device, engine=engine, retry_failed=retry_failed, overwrite=overwrite)
+    run = replace(run, workers=_number("--workers", workers), batch_size=_number("--batch-size", batch_size))
+    sized = replace(run, gpus_per_worker=gpus_per_worker, cpus_per_worker=cpus_per_worker)
     config = EncodeConfig(
         source=source,
         destination=destination,
@@ -178,22 +179,16 @@ def encode_command(
         store=None if store == "auto" else store,
         shard_size=_number("--shard-size", shard_size),
         format=storage_format,
-        run=RunConfig(
-            device=device,
-            engine=engine,
-            workers=_number("--workers", workers),
-            ray_address=ray_address,
-            gpus_per_worker=gpus_per_worker,
-            cpus_per_worker=cpus_per_worker,
-            hang_seconds=hang_seconds,
-            batch_size=_number("--batch-size", batch_size),
-            retry_failed=retry_failed,
-            overwrite=overwrite,
-        ),
+        run=replace(sized, ray_address=ray_address, hang_seconds=hang_seconds),
     )
-    with _interruptible(destination, Console(stderr=True)):
-        code = _estimate(config, as_json=as_json) if dry_run else _encode(config, as_json=as_json)
-    raise typer.Exit(code)
+    raise typer.Exit(_execute(config, dry_run=dry_run, as_json=as_json))
+
+
+def _execute(config: EncodeConfig, *, dry_run: bool, as_json: bool) -> int:
+    from rich.console import Console
+
+    with _interruptible(config.destination, Console(stderr=True)):
+        return _estimate(config, as_json=as_json) if dry_run else _encode(config, as_json=as_json)
 
 
 def _encode(config: EncodeConfig, *, as_json: bool) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
 import time
 from dataclasses import replace
 
@@ -10,6 +13,7 @@ import numpy as np
 
 from gvit.pipeline.driver import WorkerDied
 from gvit.pipeline.remote_worker import RemoteWorker
+from gvit.pipeline.worker_state import read_state
 
 DEADLY, GREEDY, STUCK = 11, 22, 33
 """An image that is this gray all over kills its worker, wants too much memory, or is never finished."""
@@ -84,3 +88,37 @@ class LocalCrew:
     def end(self, worker):
         worker.alive = False
         worker.close()
+
+
+# ---------------------------------------------------------------- real ones
+
+
+def slow(seconds):
+    class SlowFitter(fake.FakeFitter):
+        pass
+
+    SlowFitter.seconds = seconds
+    return SlowFitter
+
+
+def worker_pids(destination):
+    """Process ids of the workers that show themselves."""
+    names = [path.stem for path in destination.glob(".gvit/workers/worker-*.json")]
+    return [state.pid for name in names if (state := read_state(destination, name))]
+
+
+def kill_workers(destination, kills, seed, finished):
+    """Kill random workers at random moments until `finished`; return how many died of it."""
+    chance = random.Random(seed)
+    died = set()
+    while len(died) < kills and not finished.is_set():
+        time.sleep(chance.uniform(0.05, 0.6))
+        alive = [pid for pid in worker_pids(destination) if pid not in died]
+        if alive:
+            pid = chance.choice(alive)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            died.add(pid)
+    return len(died)

@@ -48,7 +48,7 @@ def encode_with(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, 4])
 def test_workers_elsewhere_give_the_bytes_of_the_inline_engine(
     encode_with, source, reference, tmp_path, workers
 ):

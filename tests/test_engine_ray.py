@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
 import secrets
 import shutil
 import signal
@@ -75,46 +74,10 @@ def ray_encode(source, destination, **options):
     return fake.fake_encode(source, destination, **{"engine": "ray", "shard_size": 64, **options})
 
 
-def slow(seconds):
-    class SlowFitter(fake.FakeFitter):
-        pass
-
-    SlowFitter.seconds = seconds
-    return SlowFitter
-
-
-def worker_pids(destination):
-    """Process ids of the workers that show themselves."""
-    pids = []
-    for path in destination.glob(".gvit/workers/worker-*.json"):
-        try:
-            pids.append(json.loads(path.read_text())["pid"])
-        except (OSError, ValueError):
-            continue
-    return pids
-
-
-def kill_workers(destination, kills, seed, finished):
-    """Kill random workers at random moments until `finished`; return how many died of it."""
-    chance = random.Random(seed)
-    died = set()
-    while len(died) < kills and not finished.is_set():
-        time.sleep(chance.uniform(0.05, 0.6))
-        alive = [pid for pid in worker_pids(destination) if pid not in died]
-        if alive:
-            pid = chance.choice(alive)
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-            died.add(pid)
-    return len(died)
-
-
 def encode_under_fire(source, destination, kills, seed, **options):
     finished, counts = threading.Event(), []
     killer = threading.Thread(
-        target=lambda: counts.append(kill_workers(destination, kills, seed, finished)), daemon=True
+        target=lambda: counts.append(crews.kill_workers(destination, kills, seed, finished)), daemon=True
     )
     killer.start()
     try:
@@ -176,7 +139,7 @@ def test_the_real_fit_gives_the_same_bytes_inline_and_under_ray(head, tmp_path):
 
 def test_workers_killed_at_random_moments_cost_nothing_but_time(head, source, reference, tmp_path):
     summary, died = encode_under_fire(
-        source, tmp_path / "dst", kills=4, seed=1, workers=2, batch_size=16, fitter_factory=slow(0.1)
+        source, tmp_path / "dst", kills=4, seed=1, workers=2, batch_size=16, fitter_factory=crews.slow(0.1)
     )
     assert died == 4
     assert (summary.images, summary.failed) == (2 * fake.PER_CLASS, 2)
@@ -278,7 +241,7 @@ def test_a_destination_deleted_underneath_is_one_sentence(head, source, tmp_path
     destination = tmp_path / "dst"
     deleter = threading.Thread(
         target=lambda: (
-            fake.wait_for(lambda: worker_pids(destination)),
+            fake.wait_for(lambda: crews.worker_pids(destination)),
             time.sleep(0.3),
             shutil.rmtree(destination, ignore_errors=True),
             shutil.rmtree(destination, ignore_errors=True),
@@ -286,7 +249,7 @@ def test_a_destination_deleted_underneath_is_one_sentence(head, source, tmp_path
     )
     deleter.start()
     with pytest.raises(GvitError, match=r"dst cannot be (used|written)"):
-        ray_encode(source, destination, workers=2, batch_size=16, fitter_factory=slow(0.2))
+        ray_encode(source, destination, workers=2, batch_size=16, fitter_factory=crews.slow(0.2))
     deleter.join()
 
 
@@ -299,7 +262,7 @@ def test_a_driver_that_is_terminated_says_so_and_leaves_no_worker(head, source, 
         GVIT_FAKE_SECONDS=0.1,
     )
     fake.wait_for(lambda: fake.journaled(destination) or list(destination.glob("shard-*.json")))
-    pids = worker_pids(destination)
+    pids = crews.worker_pids(destination)
     process.terminate()
     _, err = process.communicate(timeout=30)
     assert process.returncode == 143
@@ -354,12 +317,15 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused(head, source, tm
 # ---------------------------------------------------------------- a cluster of its own
 
 
-def test_without_an_address_ray_is_started_and_ended_even_where_home_cannot_be_written(source, tmp_path):
+def test_without_an_address_ray_is_started_and_ended_even_where_home_cannot_be_written(
+    source, reference, tmp_path
+):
+    """With four workers, on however few cores."""
     before = set(Path("/tmp").glob("gvit-ray-*"))
     destination = tmp_path / "dst"
     process = fake.start_script(
         "gvit-encode",
-        *(source, destination, "--engine", "ray", "--workers", "2", "--shard-size", "64"),
+        *(source, destination, "--engine", "ray", "--workers", "4", "--shard-size", "64"),
         *("--size", fake.SIZE, "--num-gaussians", fake.NUM_GAUSSIANS, "--json"),
         HOME="/proc/nowhere",
         RAY_ADDRESS="",
@@ -370,6 +336,7 @@ def test_without_an_address_ray_is_started_and_ended_even_where_home_cannot_be_w
     assert json.loads(line)["images"] == 2 * fake.PER_CLASS
     assert "Traceback" not in err
     assert set(Path("/tmp").glob("gvit-ray-*")) == before
+    fake.assert_complete(destination, reference)
 
 
 # ---------------------------------------------------------------- the long version
@@ -381,7 +348,7 @@ def test_a_hundred_killed_workers_cost_nothing_but_time(head, source, reference,
     for seed in range(20):
         destination = tmp_path / f"dst{seed}"
         _, count = encode_under_fire(
-            source, destination, kills=5, seed=seed, workers=2, batch_size=16, fitter_factory=slow(0.1)
+            source, destination, kills=5, seed=seed, workers=2, batch_size=16, fitter_factory=crews.slow(0.1)
         )
         died += count
         fake.assert_complete(destination, reference)
