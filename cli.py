@@ -16,6 +16,7 @@ from .pipeline.commands import encode_command
 from .pipeline.demo import demo_command
 from .pipeline.inspection import info_command, status_command, view_command
 from .pipeline.sharing import export_command, verify_command
+from .pipeline.transfer_commands import pull_command, push_command
 from .prediction import predict_command
 from .train.commands import evaluate_command, train_command
 
@@ -60,6 +61,8 @@ app.command("demo")(demo_command)
 app.command("verify")(verify_command)
 app.command("export")(export_command)
 app.command("card")(card_command)
+app.command("push")(push_command)
+app.command("pull")(pull_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("predict")(predict_command)

@@ -28,6 +28,7 @@ __all__ = [
     "dump_checksums",
     "files_of",
     "hash_file",
+    "is_dataset_file",
     "parse_checksums",
     "read_checksums",
 ]
@@ -46,6 +47,11 @@ _FILE = re.compile(
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n\r]+)")
 
 
+def is_dataset_file(name: str) -> bool:
+    """Tell whether a path with `/` is one that a file of a dataset can have, `SHA256SUMS` left out."""
+    return _FILE.fullmatch(name) is not None
+
+
 def dump_checksums(sums: Mapping[str, str]) -> bytes:
     """Return checksums (file to SHA-256 in hexadecimal) as the content of `SHA256SUMS`, sorted by file."""
     return "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(sums.items())).encode()
@@ -61,7 +67,7 @@ def parse_checksums(data: bytes, place: str) -> dict[str, str]:
     sums: dict[str, str] = {}
     for number, line in enumerate(data.decode("ascii", "replace").splitlines(), start=1):
         match = _LINE.fullmatch(line)
-        if match is None or _FILE.fullmatch(match[2]) is None:
+        if match is None or not is_dataset_file(match[2]):
             raise DatasetError(f"{place}, line {number}: is not the checksum of a file of a dataset")
         sums[match[2]] = match[1]
     if dump_checksums(sums) != data:

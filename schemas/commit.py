@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["atomic_write", "commit_shard", "sweep_temporaries", "write_manifest"]
+__all__ = [
+    "atomic_write",
+    "commit_shard",
+    "flush_file",
+    "flush_folder",
+    "sweep_temporaries",
+    "write_manifest",
+]
 
 ATTEMPT = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -42,7 +49,7 @@ def atomic_write(path: Path, data: bytes) -> None:
     with _temporary(path, secrets.token_hex(8)) as temporary:
         _write_durably(temporary, data)
         temporary.replace(path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
 
 
 def write_manifest(dst: Path, manifest: Manifest) -> None:
@@ -96,7 +103,7 @@ def commit_shard(
     ):
         _require_lease(dst, still_ours)
         mark_path.unlink(missing_ok=True)
-        _flush_folder(dst)
+        flush_folder(dst)
         labels: list[npt.NDArray[np.int64]] = []
         written = write_tar(new_tar, _noting_labels(blocks, labels))
         row_bytes = _check_and_pack(rows, name, split, labels, parquet)
@@ -107,10 +114,10 @@ def commit_shard(
         _require_lease(dst, still_ours)
         new_tar.replace(tar)
         new_parquet.replace(parquet)
-        _flush_folder(dst)
+        flush_folder(dst)
         _require_lease(dst, still_ours)
         new_mark.replace(mark_path)
-        _flush_folder(dst)
+        flush_folder(dst)
     return mark
 
 
@@ -139,7 +146,13 @@ def _write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_file(path: Path) -> None:
+    """Put a file that is written on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
     """Put the folder's names on the disk: without it a rename need not survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -19,20 +18,17 @@ import pyarrow.compute as pc
 from .checksums import ZARR_NAME
 from .encoding import ENCODINGS, decode
 from .errors import DatasetError, GvitError
-from .files import check_file, read_file
 from .gaussians import NUM_FIELDS
 from .manifest import (
     BLOCK_ROWS,
     MANIFEST_NAME,
-    DoneMark,
     Manifest,
-    ShardSummary,
-    read_done_mark,
     read_manifest,
 )
-from .rows import ROW_SCHEMA, check_rows, parse_rows
-from .shards import ShardReader
-from .zarr_sets import ZarrSets, ZarrShardReader, is_zarr_only, open_zarr
+from .open_shard import Shard, open_shard, open_tar, read_rows
+from .rows import ROW_SCHEMA
+from .urls import as_url
+from .zarr_sets import is_zarr_only, open_zarr
 
 __all__ = [
     "Dataset",
@@ -69,39 +65,29 @@ class StoredBlock(NamedTuple):
     labels: npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A shard that is open: its done mark, its rows, and what reads its sets."""
-
-    mark: DoneMark
-    table: pa.Table
-    reader: ShardReader | ZarrShardReader
-
-
-def read_rows(dst: Path, mark: DoneMark) -> pa.Table:
-    """Return the rows of a shard that is done, checked against its done mark.
-
-    Raises:
-        DatasetError: the file is missing, damaged, or not what the done mark says.
-    """
-    path = dst / f"{mark.name}.parquet"
-    table = parse_rows(read_file(path, mark.parquet), path)
-    check_rows(table, shard=mark.name, split=mark.split, images=mark.images, failed=mark.failed, path=path)
-    return table
-
-
 def open_dataset(path: str | Path) -> Dataset:
-    """Open a dataset that ``gvit encode`` has finished.
+    """Open a dataset that ``gvit encode`` has finished, in a folder or behind a URL as ``s3://bucket/name``.
+
+    What is behind a URL is copied into the cache first (``GVIT_CACHE``, else ``~/.cache/gvit``); later calls
+    copy what has changed there, which mostly is nothing.
 
     Reads manifest, done marks and rows; the sets stay on the disk until they are asked for, and are then
     read through memory maps. ``gvit verify --deep`` compares the data itself with its checksums.
 
     Raises:
         DatasetError: it is missing, incomplete, damaged, or of another version.
+        GvitError: the URL cannot be read.
     """
-    dst = Path(path)
+    url = None if Path(path).exists() else as_url(path)
+    dst = Path(path) if url is None else _copy_of(url)
     _require_complete(dst)
     return open_shards(dst, read_manifest(dst))
+
+
+def _copy_of(url: str) -> Path:
+    from .cache import cached  # fsspec, which a folder does not need
+
+    return cached(url)
 
 
 def open_shards(dst: Path, manifest: Manifest) -> Dataset:
@@ -113,7 +99,7 @@ def open_shards(dst: Path, manifest: Manifest) -> Dataset:
     sets = open_zarr(dst, manifest) if is_zarr_only(dst, manifest) else None
     firsts = accumulate((shard.images for shard in manifest.shards), initial=0)
     shards = [
-        _open_shard(dst, manifest, shard, sets, first)
+        open_shard(dst, manifest, shard, sets, first)
         for shard, first in zip(manifest.shards, firsts, strict=False)
     ]
     return Dataset(dst, manifest, shards)
@@ -129,41 +115,6 @@ def _require_complete(dst: Path) -> None:
             f"{dst} is not complete: run gvit encode again with the same arguments to finish it"
         )
     raise DatasetError(f"{dst} holds no gvit dataset: make one with gvit encode SRC {dst}")
-
-
-def _open_shard(
-    dst: Path, manifest: Manifest, summary: ShardSummary, sets: ZarrSets | None, first: int
-) -> Shard:
-    mark_path = dst / f"{summary.name}.json"
-    if not mark_path.exists():
-        raise DatasetError(
-            f"{dst} is not complete ({mark_path.name} is missing): "
-            "run gvit encode again with the same arguments to finish it"
-        )
-    mark = read_done_mark(dst, summary.name)
-    if mark.summary() != summary:
-        raise DatasetError(
-            f"{mark_path} is not the one that {MANIFEST_NAME} lists: "
-            "run gvit encode again with the same arguments to finish it"
-        )
-    table = read_rows(dst, mark)
-    if table.num_rows and pc.max(table["label"]).as_py() >= len(manifest.classes):
-        raise DatasetError(
-            f"{dst / summary.name}.parquet: has a label beyond the {len(manifest.classes)} classes"
-        )
-    if sets is not None:
-        return Shard(mark, table, ZarrShardReader(sets, first, mark.blocks))
-    reader = open_tar(dst, manifest, mark)
-    check_file(reader.path, mark.tar)
-    reader.check_extents()
-    return Shard(mark, table, reader)
-
-
-def open_tar(dst: Path, manifest: Manifest, mark: DoneMark) -> ShardReader:
-    """Prepare to read the tar file of a shard; nothing of it is looked at yet."""
-    tar, encoding = dst / f"{mark.name}.tar", ENCODINGS[manifest.encoding]
-    set_shape = (manifest.gaussians, encoding.columns)
-    return ShardReader(tar, mark.tar, mark.blocks, dtype=encoding.dtype, set_shape=set_shape)
 
 
 class Dataset:

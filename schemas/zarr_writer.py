@@ -7,14 +7,14 @@ It is made under another name and appears in one renaming, so a kill leaves eith
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import zarr
 
 from .checksums import ZARR_NAME
+from .commit import flush_file, flush_folder
 from .errors import DatasetError
 from .zarr_arrays import METADATA, OBJECT_ROWS, group_metadata
 from .zarr_sets import arrays_of, open_zarr
@@ -58,7 +58,7 @@ def convert_to_zarr(dataset: Dataset, dst: Path) -> None:
     if final.exists():
         shutil.rmtree(final)
     made.rename(final)
-    _flush_folder(dst)
+    flush_folder(dst)
 
 
 def _write(dataset: Dataset, folder: Path) -> None:
@@ -91,16 +91,7 @@ def _flush(folder: Path) -> None:
     """Put a folder and all that is in it on the disk."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            flush_file(path)
         else:
-            _flush_folder(path)
-    _flush_folder(folder)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle: Any = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            flush_folder(path)
+    flush_folder(folder)

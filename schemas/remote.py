@@ -1,0 +1,138 @@
+# pyright: reportUnknownParameterType=false, reportMissingTypeArgument=false
+"""A place that holds a copy of a dataset: anything that fsspec knows, by its URL."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fsspec.core import url_to_fs
+
+from .checksums import SUMS_NAME, dump_checksums, parse_checksums
+from .errors import DatasetError, GvitError
+from .urls import as_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+    from pathlib import Path
+
+__all__ = ["Remote", "open_remote"]
+
+PIECE = 4 << 20  # bytes that are moved at once
+MAX_SUMS_BYTES = 64 << 20  # some half a million files
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A folder on a filesystem of fsspec; names of files are relative, with `/`."""
+
+    url: str
+    filesystem: Any
+    root: str
+
+    def checksums(self) -> dict[str, str]:
+        """Return file to SHA-256 of the files that are there in full; empty where there are none.
+
+        Raises:
+            DatasetError: the list is damaged.
+            GvitError: the place cannot be read.
+        """
+        with self._explaining("read"):
+            try:
+                with self.filesystem.open(self._path(SUMS_NAME), "rb") as file:
+                    data = file.read(MAX_SUMS_BYTES + 1)
+            except FileNotFoundError:
+                return {}
+        if len(data) > MAX_SUMS_BYTES:
+            raise DatasetError(f"{self.url}/{SUMS_NAME} is too large to be the checksums of a dataset")
+        return parse_checksums(data, f"{self.url}/{SUMS_NAME}")
+
+    def write_checksums(self, sums: Mapping[str, str]) -> None:
+        """Replace the list of files that are there in full."""
+        with self._explaining("written"):
+            self.filesystem.makedirs(self.root, exist_ok=True)
+            self.filesystem.pipe_file(self._path(SUMS_NAME), dump_checksums(sums))
+
+    def upload(self, path: Path, name: str, moved: Callable[[int], None]) -> None:
+        """Write a local file, and check that it has its length there.
+
+        Raises:
+            GvitError: it could not be written.
+        """
+        target = self._path(name)
+        with self._explaining("written"):
+            self.filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            with path.open("rb") as source, self.filesystem.open(target, "wb") as sink:
+                while piece := source.read(PIECE):
+                    sink.write(piece)
+                    moved(len(piece))
+            length = self.filesystem.size(target)
+        if length != path.stat().st_size:
+            raise GvitError(f"{self.url}/{name} has {length} bytes there; push again")
+
+    def download(self, name: str, path: Path, moved: Callable[[int], None]) -> None:
+        """Append to a local file what it lacks of the file there; what is local already is not read again.
+
+        Raises:
+            GvitError: it could not be read.
+            OSError: the local file could not be written.
+        """
+        offset = path.stat().st_size if path.exists() else 0
+        with path.open("ab") as sink:
+            moved(offset)
+            for piece in self._pieces(name, offset):
+                sink.write(piece)
+                moved(len(piece))
+
+    def _pieces(self, name: str, offset: int) -> Generator[bytes]:
+        with self._explaining("read"), self.filesystem.open(self._path(name), "rb") as source:
+            source.seek(offset)
+            while piece := source.read(PIECE):
+                yield piece
+
+    def size(self, name: str) -> int:
+        """Return the length in bytes of a file there.
+
+        Raises:
+            GvitError: it cannot be read.
+        """
+        with self._explaining("read"):
+            return int(self.filesystem.size(self._path(name)))
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with self._explaining("written"):
+            if self.filesystem.exists(self._path(name)):
+                self.filesystem.rm_file(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self.root.rstrip('/')}/{name}"
+
+    @contextmanager
+    def _explaining(self, action: str) -> Generator[None]:
+        try:
+            yield
+        except (OSError, ValueError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise GvitError(f"{self.url} cannot be {action}: {reason}") from error
+
+
+def open_remote(url: str) -> Remote:
+    """Return the place behind a URL such as `s3://bucket/name`; credentials are those of its filesystem.
+
+    Raises:
+        GvitError: it is no URL, or the package that knows it is not installed.
+    """
+    full = as_url(url)
+    if full is None:
+        raise GvitError(f"{url!r} is not a URL; give one like s3://bucket/name or hf://datasets/owner/name")
+    try:
+        filesystem, root = _open(full)
+    except (ImportError, ValueError, OSError) as error:
+        raise GvitError(f"{full} cannot be reached: {error}") from error
+    return Remote(full.rstrip("/"), filesystem, root)
+
+
+def _open(url: str) -> tuple[Any, str]:
+    return url_to_fs(url)
