@@ -126,8 +126,10 @@ class _Check:
         first = 0
         for summary in manifest.shards:
             mark = self._mark(summary, zarr_only=zarr_only)
+            tar = None if zarr_only or mark is None else open_tar(self.dst, manifest, mark)
+            if tar is not None:
+                self.attempt(tar.path.name, tar.check_extents)
             if mark is not None and self.deep:
-                tar = None if zarr_only else open_tar(self.dst, manifest, mark)
                 zarr = None if arrays is None else ZarrShardReader(arrays, first, mark.blocks)
                 marks.append(mark)
                 tables.extend(self._contents(manifest, mark, tar, zarr))

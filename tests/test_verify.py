@@ -202,6 +202,15 @@ def test_a_shard_that_the_manifest_does_not_list_is_found(copy):
     assert problems(copy, deep=False) == ["shard-000009.tar: is not of a shard that dataset.json lists"]
 
 
+def test_blocks_that_cannot_lie_where_they_should_need_no_deep_look(copy):
+    manifest = json.loads((copy / "dataset.json").read_bytes())
+    (copy / "dataset.json").write_text(json.dumps(manifest | {"gaussians": 100}))
+    write_manifest(copy, read_manifest(copy))
+    found = problems(copy, deep=False)
+    assert [problem.partition(":")[0] for problem in found] == [f"shard-00000{n}.tar" for n in range(3)]
+    assert "block 0 cannot be at byte" in found[0]
+
+
 # ---------------------------------------------------------------- changes with true checksums
 
 
