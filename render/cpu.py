@@ -89,9 +89,13 @@ def write_strip(strip: int, space: Workspace, row: Floats, image: Floats) -> Non
     for k in range(height):
         factor = (1.0 + _EPSILON) / (1.0 - absolute(load(space.transmittance, k * 16)) + _EPSILON)
         for c in range(3):
-            store(row, 0, load(space.colour, k * 48 + 16 * c) * factor)
-            for x in range(columns):
-                image[c, k, left + x] = row[x]
+            value = load(space.colour, k * 48 + 16 * c) * factor
+            if columns == LANES:
+                store(image, (c * height + k) * width + left, value)
+            else:
+                store(row, 0, value)
+                for x in range(columns):
+                    image[c, k, left + x] = row[x]
 
 
 @inlined
@@ -105,9 +109,13 @@ def read_gradient(strip: int, space: Workspace, row: Floats, image_gradient: Flo
         per_coverage = 1.0 / (1.0 - absolute(load(space.transmittance, k * 16)) + _EPSILON)
         to_coverage = fill(0.0)
         for c in range(3):
-            for x in range(columns):
-                row[x] = image_gradient[c, k, left + x]
-            to_colour = load(row, 0) * per_coverage * (1.0 + _EPSILON)
+            if columns == LANES:
+                upstream = load(image_gradient, (c * height + k) * width + left)
+            else:
+                for x in range(columns):
+                    row[x] = image_gradient[c, k, left + x]
+                upstream = load(row, 0)
+            to_colour = upstream * per_coverage * (1.0 + _EPSILON)
             store(space.gradient, k * 64 + 16 * c, to_colour)
             to_coverage = fma(to_colour * load(space.colour, k * 48 + 16 * c), per_coverage, to_coverage)
         store(space.gradient, k * 64 + 48, 0.0 - to_coverage)
