@@ -134,7 +134,10 @@ def test_every_option_that_a_page_names_exists(page):
     for words in commands_of(page):
         if words[:1] != ["gvit"] or words[1:2] == ["--help"]:
             continue
-        known = {option for parameter in commands[words[1]].params for option in parameter.opts}
+        command = commands[words[1]]
+        if hasattr(command, "commands"):  # a group, as gvit bench
+            command = command.commands[words[2]]
+        known = {option for parameter in command.params for option in parameter.opts}
         used = {word.partition("=")[0] for word in words[2:] if word.startswith("-")}
         assert used <= known | {"--help"}, words
 
