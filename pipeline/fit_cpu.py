@@ -142,9 +142,7 @@ def fit_image(
     screen = np.zeros((SCREEN_FIELDS, padded), np.float32)
     sample_start(planes, params, count, np.full(1, seed, np.uint64))
     kept, best = params.copy(), np.inf
-    total_steps, step = 0, 0
-    for s in range(stages.shape[0]):
-        total_steps += stages[s, 1]
+    total_steps, step = stages[:, 1].sum(), 0
     for s in range(stages.shape[0]):
         canvas = stages[s, 0]
         scale = canvas / size

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..render.jit import Floats, inlined
-from ..render.lanes import LANES, absolute, fill, fma, load, lower, select_less, store, total, upper
+from ..render.lanes import LANES, Lanes, absolute, fill, fma, load, lower, select_less, store, total, upper
 from ..render.strips import Workspace, bin_strips, forward_strip
 from ..schemas.rule import RULE
 
@@ -33,7 +33,8 @@ class Relocation(NamedTuple):
 
 
 @inlined
-def _shown(value, target):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _squared_error(value: Lanes, target: Lanes) -> Lanes:
+    """Of a value, clipped to 0..1."""
     difference = upper(lower(value, 1.0), 0.0) - target
     return difference * difference
 
@@ -93,7 +94,7 @@ def removal_costs(
                     back = load(behind, k * 80 + 16 * c)
                     towards = screen[5 + c, i] - back
                     wanted = load(target, at + k * 48 + 16 * c)
-                    error = error + _shown((colour - weight * towards) * without, wanted)
+                    error = error + _squared_error((colour - weight * towards) * without, wanted)
                     store(behind, k * 80 + 16 * c, fma(alpha, towards, back))
                 grown = fma(error - load(behind, k * 80 + 64), inside, grown)
             costs[i] += total(grown)
@@ -171,6 +172,21 @@ def _bring_to_front(rows: Floats, order: np.ndarray) -> None:
 
 
 @inlined
+def _front_order(moved: np.ndarray, count: int) -> np.ndarray:
+    """The moved first, then the others as they were, int64 [count]."""
+    order, n = np.empty(count, np.int64), moved.size
+    is_moved = np.zeros(count, np.uint8)
+    for k in range(moved.size):
+        order[k] = moved[k]
+        is_moved[moved[k]] = 1
+    for i in range(count):
+        if not is_moved[i]:
+            order[n] = i
+            n += 1
+    return order
+
+
+@inlined
 def relocate(
     params: Floats,
     first: Floats,
@@ -220,15 +236,7 @@ def relocate(
         second[:, i] = 0
         moved += 1
     if moved:
-        order = np.empty(count, np.int64)
-        is_moved = np.zeros(count, np.uint8)
-        is_moved[cheapest[:moved]] = 1
-        order[:moved] = cheapest[:moved]
-        n = moved
-        for i in range(count):
-            if not is_moved[i]:
-                order[n] = i
-                n += 1
+        order = _front_order(cheapest[:moved], count)
         for rows in (params, first, second):
             _bring_to_front(rows, order)
     return moved
