@@ -24,7 +24,7 @@ demo: $(STAMP)
 	$(BIN)/gvit view $(DEMO)/photos.gvit -o $(DEMO)/photos.png
 	$(BIN)/gvit view $(DEMO)/photos.gvit chelsea -o $(DEMO)/chelsea.png
 	rm -rf $(DEMO)/digits.run
-	$(BIN)/gvit-train --shards $(DEMO)/digits.gvit --out $(DEMO)/digits.run --recipe tiny --epochs 12
+	$(BIN)/gvit-train --shards $(DEMO)/digits.gvit --out $(DEMO)/digits.run --recipe tiny --epochs 8
 
 test: $(STAMP)
 	$(BIN)/pytest
