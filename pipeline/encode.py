@@ -61,7 +61,7 @@ class EncodeSummary:
     """What an encode ended with.
 
     `images`, `failed` and `psnr_mean` (dB, None without an image) speak of the whole dataset, whichever run
-    did the work; `seconds`, `images_per_second` and `steps_mean` (the cost per image, None without one) of
+    did the work; `seconds`, `images_per_second` and `steps_mean` (the cost per fit, None without one) of
     this run. `failures` holds the first few, each as (source, reason).
     """
 
@@ -335,7 +335,7 @@ class _Run:
             seconds=round(seconds, 3),
             images_per_second=round(standing.fresh / seconds, 3),
             psnr_mean=None if manifest.psnr is None else manifest.psnr.mean,
-            steps_mean=round(standing.cost_sum / standing.fresh, 1) if standing.fresh else None,
+            steps_mean=round(standing.cost_sum / standing.fitted, 1) if standing.fitted else None,
             failures=failures,
         )
 

@@ -36,7 +36,8 @@ class Tally:
     """Images that were just finished: how many are ok, how many failed, the sum of the former's PSNR in dB.
 
     `fresh` is False for images that an earlier run had finished; they do not count towards the rate.
-    `cost_sum` is what the fits of this run took, in full-size render + backward steps.
+    `cost_sum` is what the fits of this run took, in full-size render + backward steps, `fitted` how many
+    there were: an image that cannot be decoded has none.
     """
 
     ok: int
@@ -44,6 +45,7 @@ class Tally:
     psnr_sum: float
     fresh: bool = True
     cost_sum: float = 0.0
+    fitted: int = 0
 
     @property
     def images(self) -> int:
@@ -62,13 +64,12 @@ class Standing:
     fresh: int = 0
     psnr_sum: float = 0.0
     cost_sum: float = 0.0
+    fitted: int = 0
     recent: list[tuple[float, int]] = field(default_factory=list)
-    """(time, fresh images so far) over the last minute, the rate's window."""
+    """(time, fresh images so far) over the last minute, the rate's window; the first images open it, since
+    kernels may have been compiled before them."""
     workers: dict[str, str] = field(default_factory=dict)
     """What each worker does, by name; empty where there is but this process."""
-
-    def __post_init__(self) -> None:
-        self.recent.append((self.clock(), 0))
 
     def add(self, tally: Tally) -> None:
         """Count a tally in."""
@@ -76,7 +77,8 @@ class Standing:
         self.failed += tally.failed
         self.psnr_sum += tally.psnr_sum
         self.cost_sum += tally.cost_sum
-        if tally.fresh:
+        self.fitted += tally.fitted
+        if tally.fresh and tally.images:
             now = self.clock()
             self.fresh += tally.images
             self.recent.append((now, self.fresh))
@@ -90,7 +92,9 @@ class Standing:
 
     @property
     def rate(self) -> float:
-        """Images per second over the last minute, 0 before the first."""
+        """Images per second over the last minute, 0 before there were images twice."""
+        if not self.recent:
+            return 0.0
         (start, before), (end, after) = self.recent[0], self.recent[-1]
         return (after - before) / (end - start) if end > start else 0.0
 

@@ -167,9 +167,9 @@ class ShardEncoder:
         batches = self._batches(block.first, entries, known)
         for i, batch in enumerate(batches):
             upcoming = batches[i + 1] if i + 1 < len(batches) else next(later, None)
-            part, cost = self._fit(batch, self._decoded(batch, upcoming))
+            part, cost, fitted = self._fit(batch, self._decoded(batch, upcoming))
             parts.append(part)
-            report(replace(_tally(part, fresh=True), cost_sum=cost))
+            report(replace(_tally(part, fresh=True), cost_sum=cost, fitted=fitted))
         result = _merge([entry.key for entry in block.entries], parts)
         if batches:
             self._spec.claim.require(self._spec.destination)  # or it may be another dataset's journal by now
@@ -198,8 +198,10 @@ class ShardEncoder:
     def _prefetch(self, batch: _Batch) -> Prefetch:
         return self._pool.prefetch([self._spec.source.path_of(entry) for entry in batch.entries])
 
-    def _fit(self, batch: _Batch, decoded: Sequence[Decoded | DecodeFailure]) -> tuple[BlockResult, float]:
-        """Fit those images of a batch that could be decoded; also returns what that cost."""
+    def _fit(
+        self, batch: _Batch, decoded: Sequence[Decoded | DecodeFailure]
+    ) -> tuple[BlockResult, float, int]:
+        """Fit those images of a batch that could be decoded; also returns the cost and how many there are."""
         pairs = list(zip(batch.entries, decoded, strict=True))
         images = [(entry, image) for entry, image in pairs if isinstance(image, Decoded)]
         fitted: dict[str, Outcome] = {}
@@ -218,7 +220,7 @@ class ShardEncoder:
             fitted[entry.key] if isinstance(image, Decoded) else _undecoded(entry, image)
             for entry, image in pairs
         )
-        return BlockResult(tuple(outcomes), stored), cost
+        return BlockResult(tuple(outcomes), stored), cost, len(images)
 
     def _commit(self, shard: ShardPlan, results: Sequence[BlockResult]) -> DoneMark:
         entries = {entry.key: entry for entry in shard.entries}

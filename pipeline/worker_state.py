@@ -32,7 +32,8 @@ __all__ = [
 class ShardProgress:
     """Images of a shard that are finished: ok, failed, the PSNR of the former added up (dB).
 
-    `fresh` counts those among them that this run has finished, and no earlier one, `cost_sum` what they took.
+    `fresh` counts those among them that this run has finished, and no earlier one; `cost_sum` is what its
+    fits took, `fitted` their number.
     """
 
     ok: int = 0
@@ -40,6 +41,7 @@ class ShardProgress:
     psnr_sum: float = 0.0
     fresh: int = 0
     cost_sum: float = 0.0
+    fitted: int = 0
 
     @property
     def images(self) -> int:
@@ -55,6 +57,7 @@ class ShardProgress:
             self.psnr_sum + tally.psnr_sum,
             self.fresh + fresh,
             self.cost_sum + tally.cost_sum,
+            self.fitted + tally.fitted,
         )
 
     def since(self, before: ShardProgress) -> tuple[Tally, Tally]:
@@ -68,6 +71,7 @@ class ShardProgress:
                 self.psnr_sum - before.psnr_sum,
                 fresh=False,
                 cost_sum=self.cost_sum - before.cost_sum,
+                fitted=self.fitted - before.fitted,
             ),
         )
 
