@@ -39,9 +39,10 @@ def test_a_running_encode_is_seen_from_another_process_and_a_killed_one_is_not_t
     source, tmp_path, gvit_status
 ):
     destination = tmp_path / "dst"
+    state = destination / ".gvit"
     process = fake.start_script("slow:0.1", source, destination, "batch_size=16")
     try:
-        fake.wait_for(lambda: fake.journaled(destination) and status_of(destination).images_per_second)
+        fake.wait_for(lambda: (state / "run.json").exists() and status_of(destination).images_per_second)
         code, out, _ = gvit_status(destination, "--json")
         live = json.loads(out)
         assert (code, live["state"], live["images"]) == (0, "running", 2 * fake.PER_CLASS + 2)
