@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..schemas.checksums import ZARR_NAME
 from ..schemas.errors import DatasetError, GvitError
+from .private_files import PRIVATE
 from .run_state import RunState, load_run_state
 
 __all__ = [
@@ -27,8 +28,6 @@ __all__ = [
 
 DATASET_JSON = "dataset.json"
 README = "README.md"
-PRIVATE = ".gvit"
-"""The folder below a dataset that is not part of it."""
 
 _OF_A_DATASET = re.compile(
     r"dataset\.json|README\.md|SHA256SUMS|contact-sheet\.png|shard-\d{6,}\.(tar|parquet|json)"  # finished

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ..schemas.commit import atomic_write, sweep_temporaries
 from ..schemas.encoding import get_encoding
+from ..schemas.urls import place_name
 from .config import EncodeConfig, Fingerprint, RunConfig, fingerprint
 from .destination import (
     DATASET_JSON,
@@ -29,6 +30,7 @@ from .engine import run_inline
 from .finished import complete, done_mark, tally_of
 from .lease import Lease
 from .plan import Plan, ShardPlan, make_plan
+from .private_files import private_files
 from .progress import EventLog, Reporter, Standing, Tally, reporting
 from .retry import forget_failures, reopen_shard
 from .run_state import RunRecord, RunState, check_same, dump_run_state
@@ -192,7 +194,7 @@ def _admit(config: EncodeConfig, survey: Survey) -> RunState | None:
         return state if goes_on and state.fingerprint == survey.fingerprint else None
     if state.fingerprint != survey.fingerprint and not holds_work(destination):
         return None
-    check_same(destination, state.fingerprint, survey.fingerprint)
+    check_same(place_name(destination), state.fingerprint, survey.fingerprint)
     return state
 
 
@@ -214,7 +216,7 @@ class _Run:
         self._console = console
         self._fitter_factory = fitter_factory
         self._journal = journal_of(config.destination)
-        self._events = EventLog(config.destination / PRIVATE / "events.jsonl")
+        self._events = EventLog(private_files(config.destination))
         self._engine = resolve_engine(config.run)
         self._standing = Standing(survey.plan.images)
         self._snapshots = SnapshotWriter(config.destination, self._engine, self._standing)

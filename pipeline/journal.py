@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,9 +15,10 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from .private_files import PrivateFiles
 
 __all__ = ["BlockResult", "Journal", "Outcome"]
 
@@ -60,37 +60,33 @@ class BlockResult:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """The finished blocks below one folder; `write_file` writes a file all or nothing."""
+    """The finished blocks of a dataset, among its private files."""
 
-    folder: Path
-    write_file: Callable[[Path, bytes], None]
+    files: PrivateFiles
 
     def write(self, shard: str, first: int, result: BlockResult) -> None:
         """Record a block; may be called again for the same block."""
-        path = self._path(shard, first)
-        self.folder.mkdir(exist_ok=True)  # and nothing above it: a dataset that was deleted stays deleted
-        path.parent.mkdir(exist_ok=True)
-        self.write_file(path, _pack(result))
+        self.files.write(f"journal/{shard}/{first:08d}", _pack(result))
 
     def read(self, shard: str, first: int, keys: Iterable[str]) -> BlockResult | None:
         """Return a recorded block, or None where there is none that checks out and speaks of these keys."""
+        data = self.files.read(f"journal/{shard}/{first:08d}")
+        if data is None:
+            return None
         try:
-            result = _unpack(self._path(shard, first).read_bytes())
-        except (OSError, ValueError, KeyError, TypeError):
+            result = _unpack(data)
+        except (ValueError, KeyError, TypeError):
             return None
         known = frozenset(keys)
         return result if all(outcome.key in known for outcome in result.outcomes) else None
 
     def remove(self, shard: str) -> None:
         """Forget the blocks of a shard."""
-        shutil.rmtree(self.folder / shard, ignore_errors=True)
+        self.files.remove(f"journal/{shard}")
 
     def clear(self) -> None:
         """Forget all blocks."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _path(self, shard: str, first: int) -> Path:
-        return self.folder / shard / f"{first:08d}"
+        self.files.remove("journal")
 
 
 def _pack(result: BlockResult) -> bytes:

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Protocol
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
 from rich.text import Text
 
+from ..schemas.errors import GvitError
+
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
 
     from rich.console import Console
     from rich.progress import Task, TaskID
+
+    from .private_files import PrivateFiles
 
 __all__ = ["EventLog", "Reporter", "Standing", "Tally", "Watch", "plain_duration", "reporting"]
 
@@ -189,10 +192,10 @@ def _lines(standing: Standing, console: Console) -> Watch:
 class EventLog:
     """`.gvit/events.jsonl`: one JSON object per line, with a time; what happened, for whoever looks later."""
 
-    path: Path
+    files: PrivateFiles
 
     def write(self, event: str, **facts: object) -> None:
         """Append an event; one that cannot be written is lost, since the log is worth less than the run."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **facts})
-        with contextlib.suppress(OSError), self.path.open("a") as log:
-            log.write(line + "\n")
+        with contextlib.suppress(OSError, GvitError):
+            self.files.append("events.jsonl", f"{line}\n".encode())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .config import Fingerprint
 
-__all__ = ["RunRecord", "RunState", "check_same", "dump_run_state", "load_run_state"]
+__all__ = ["RunRecord", "RunState", "check_same", "dump_run_state", "load_run_state", "parse_run_state"]
 
 _DIGEST_SHOWN = 12
 _MISSING = "absent"
@@ -65,18 +65,29 @@ def load_run_state(path: Path) -> RunState | None:
         DatasetError: It is damaged.
     """
     try:
-        content = cast("dict[str, Any]", json.loads(path.read_bytes()))
-        runs = tuple(RunRecord(**record) for record in content["runs"])
-        return RunState(dict(content["fingerprint"]), bool(content["replaced"]), runs)
+        return parse_run_state(path.read_bytes(), str(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def parse_run_state(data: bytes, place: str) -> RunState:
+    """Read a state from the content of its file.
+
+    Raises:
+        DatasetError: naming `place`: it is damaged.
+    """
+    try:
+        content = cast("dict[str, Any]", json.loads(data))
+        runs = tuple(RunRecord(**record) for record in content["runs"])
+        return RunState(dict(content["fingerprint"]), bool(content["replaced"]), runs)
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(
-            f"{path} is damaged, so the dataset cannot be continued; choose another folder or use --overwrite"
+            f"{place} is damaged, so the dataset cannot be continued; "
+            "choose another folder or use --overwrite"
         ) from error
 
 
-def check_same(destination: Path, there: Mapping[str, object], here: Mapping[str, object]) -> None:
+def check_same(destination: str, there: Mapping[str, object], here: Mapping[str, object]) -> None:
     """Compare the fingerprint of a dataset with that of the run which is to continue it.
 
     Raises:

@@ -8,7 +8,9 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from .destination import PRIVATE
+from ..schemas.errors import GvitError
+from ..schemas.urls import as_url
+from .private_files import private_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +21,9 @@ __all__ = ["Snapshot", "SnapshotWriter", "read_snapshot"]
 
 SNAPSHOT_SECONDS = 2.0
 """How old the newest snapshot of a live run is at most, between two reports."""
+
+URL_SNAPSHOT_SECONDS = 10.0
+"""The same where each costs a request to an object store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +49,15 @@ class SnapshotWriter:
     """Writes snapshots of a run, not more often than anybody would look."""
 
     def __init__(self, destination: Path, engine: str, standing: Standing) -> None:
-        self._path = destination / PRIVATE / "progress.json"
+        self._files = private_files(destination)
+        self._interval = SNAPSHOT_SECONDS if as_url(destination) is None else URL_SNAPSHOT_SECONDS
         self._engine = engine
         self._standing = standing
-        self._last = -SNAPSHOT_SECONDS
+        self._last = -self._interval
 
     def watch(self) -> None:
         """Write a snapshot if it is time for one."""
-        if time.monotonic() - self._last >= SNAPSHOT_SECONDS:
+        if time.monotonic() - self._last >= self._interval:
             self.write()
 
     def write(self) -> None:
@@ -69,16 +75,15 @@ class SnapshotWriter:
             psnr_mean=standing.psnr_sum / standing.ok if standing.ok else None,
             workers=standing.workers,
         )
-        temporary = self._path.with_name(".progress.json.new.tmp")
-        with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(asdict(snapshot)) + "\n")
-            temporary.replace(self._path)
+        data = (json.dumps(asdict(snapshot)) + "\n").encode()
+        with contextlib.suppress(OSError, GvitError):
+            self._files.write("progress.json", data, durable=False)
 
 
 def read_snapshot(destination: Path) -> Snapshot | None:
     """Return the newest snapshot, None where there is none."""
+    data = private_files(destination).read("progress.json")
     try:
-        content = json.loads((destination / PRIVATE / "progress.json").read_bytes())
-        return Snapshot(**cast("dict[str, Any]", content))
-    except (OSError, ValueError, TypeError):
+        return None if data is None else Snapshot(**cast("dict[str, Any]", json.loads(data)))
+    except (ValueError, TypeError):
         return None

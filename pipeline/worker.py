@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..schemas.commit import atomic_write, commit_shard
 from ..schemas.encoding import ENCODINGS
 from ..schemas.rows import MAX_PSNR, Row
 from ..schemas.shards import BlockArrays
 from .decode import Crop, Decoded
 from .decode_pool import DecodeFailure, DecodePool, Prefetch
-from .destination import PRIVATE
 from .fit_config import FitConfig
 from .journal import BlockResult, Journal, Outcome
+from .private_files import private_files
 from .progress import Reporter, Tally
+from .shard_commit import commit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -230,7 +230,7 @@ class ShardEncoder:
             if len(result.gaussians)
         ]
         claim = self._spec.claim
-        return commit_shard(
+        return commit(
             self._spec.destination,
             shard.name,
             stored,
@@ -243,7 +243,7 @@ class ShardEncoder:
 
 def journal_of(destination: Path) -> Journal:
     """Return the journal of a dataset."""
-    return Journal(destination / PRIVATE / "journal", atomic_write)
+    return Journal(private_files(destination))
 
 
 def condemn(spec: WorkerSpec, shard: ShardPlan, part: BlockPlan, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What a worker in another process says of itself: one small file each below `DST/.gvit/workers/`.
+"""What a worker in another process says of itself: one small file each in `DST/.gvit/workers/`.
 
 The driver reads these files and nothing else to know how far its workers are, so that progress takes no way
 of its own and a worker that can be seen here is known to write where the driver reads.
@@ -7,11 +7,10 @@ of its own and a worker that can be seen here is known to write where the driver
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from .destination import PRIVATE
+from .private_files import local_folder, private_files
 from .progress import Tally
 
 if TYPE_CHECKING:
@@ -108,20 +107,19 @@ def write_state(destination: Path, state: WorkerState) -> None:
     """Show a state to whoever looks; not made durable, for it is of no use after the run.
 
     Raises:
-        OSError: The destination cannot be written.
+        OSError: The folder cannot be written.
+        GvitError: The place behind the URL cannot be written.
     """
-    path = _path(destination, state.name)
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(asdict(state)) + "\n")
-    temporary.replace(path)
+    data = (json.dumps(asdict(state)) + "\n").encode()
+    private_files(destination).write(_name(state.name), data, durable=False)
 
 
 def read_state(destination: Path, name: str) -> WorkerState | None:
     """Return the state of a worker, None where it has shown none yet."""
+    data = private_files(destination).read(_name(name))
     try:
-        return parse_state(json.loads(_path(destination, name).read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError):
+        return None if data is None else parse_state(json.loads(data))
+    except (ValueError, KeyError, TypeError):
         return None
 
 
@@ -139,13 +137,13 @@ def parse_state(content: object) -> WorkerState:
 
 def forget_workers(destination: Path) -> None:
     """Remove the states that earlier runs left; their logs stay."""
-    shutil.rmtree(destination / PRIVATE / "workers", ignore_errors=True)
+    private_files(destination).remove("workers")
 
 
 def log_path(destination: Path, name: str) -> Path:
-    """Return where the log of a worker lies."""
-    return destination / PRIVATE / "logs" / f"{name}.log"
+    """Return where the log of a worker lies, on its machine."""
+    return local_folder(destination) / "logs" / f"{name}.log"
 
 
-def _path(destination: Path, name: str) -> Path:
-    return destination / PRIVATE / "workers" / f"{name}.json"
+def _name(worker: str) -> str:
+    return f"workers/{worker}.json"

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["Remote", "open_remote"]
 
 PIECE = 4 << 20  # bytes that are moved at once
+_BUCKETS = frozenset(
+    {"s3", "s3a", "gs", "gcs", "abfs", "az"}
+)  # no folders there; makedirs would make a bucket
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+_FOREIGN = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests"})
 MAX_SUMS_BYTES = 64 << 20  # some half a million files
 
 
@@ -50,9 +55,44 @@ class Remote:
 
     def write_checksums(self, sums: Mapping[str, str]) -> None:
         """Replace the list of files that are there in full."""
+        self.write(SUMS_NAME, dump_checksums(sums))
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a small file, None where there is none.
+
+        Raises:
+            GvitError: the place cannot be read.
+        """
+        with self._explaining("read"):
+            try:
+                return self.filesystem.cat_file(self._path(name))
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file; an object store shows it in full or not at all, a filesystem perhaps in part.
+
+        Raises:
+            GvitError: it could not be written.
+        """
         with self._explaining("written"):
-            self.filesystem.makedirs(self.root, exist_ok=True)
-            self.filesystem.pipe_file(self._path(SUMS_NAME), dump_checksums(sums))
+            self._make_room(name)
+            self.filesystem.pipe_file(self._path(name), data)
+
+    def lengths(self) -> dict[str, int]:
+        """Return the length in bytes of each file by its name, those in folders left out; none is none.
+
+        Raises:
+            GvitError: the place cannot be read.
+        """
+        with self._explaining("read"):
+            self.filesystem.invalidate_cache()
+            try:
+                found = self.filesystem.ls(self.root, detail=True)
+            except FileNotFoundError:
+                return {}
+        files = (entry for entry in found if entry["type"] == "file")
+        return {entry["name"].rsplit("/", 1)[-1]: int(entry["size"]) for entry in files}
 
     def upload(self, path: Path, name: str, moved: Callable[[int], None]) -> None:
         """Write a local file, and check that it has its length there.
@@ -62,7 +102,7 @@ class Remote:
         """
         target = self._path(name)
         with self._explaining("written"):
-            self.filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            self._make_room(name)
             with path.open("rb") as source, self.filesystem.open(target, "wb") as sink:
                 while piece := source.read(PIECE):
                     sink.write(piece)
@@ -106,6 +146,18 @@ class Remote:
             if self.filesystem.exists(self._path(name)):
                 self.filesystem.rm_file(self._path(name))
 
+    def remove_folder(self, name: str) -> None:
+        """Remove every file below a folder, if there are any."""
+        with self._explaining("written"):
+            self.filesystem.invalidate_cache()
+            if self.filesystem.find(self._path(name)):
+                self.filesystem.rm(self._path(name), recursive=True)
+
+    def _make_room(self, name: str) -> None:
+        """Create the folder of a file where there are folders; never a bucket, its name may be mistyped."""
+        if self.url.partition(":")[0] not in _BUCKETS:
+            self.filesystem.makedirs(self._path(name).rsplit("/", 1)[0], exist_ok=True)
+
     def _path(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{name}"
 
@@ -113,9 +165,20 @@ class Remote:
     def _explaining(self, action: str) -> Generator[None]:
         try:
             yield
-        except (OSError, ValueError, NotImplementedError) as error:
+        except GvitError:
+            raise
+        except Exception as error:
+            if not _of_the_place(error):
+                raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise GvitError(f"{self.url} cannot be {action}: {reason}") from error
+            raise GvitError(f"{self.url} cannot be {action}: {reason}{self._advice(error)}") from error
+
+    def _advice(self, error: Exception) -> str:
+        if self.url.partition(":")[0] not in _BUCKETS:
+            return ""
+        if isinstance(error, FileNotFoundError):
+            return "; check the name of the bucket, which must be there already"
+        return "; check the address and your credentials"
 
 
 def open_remote(url: str) -> Remote:
@@ -129,9 +192,19 @@ def open_remote(url: str) -> Remote:
         raise GvitError(f"{url!r} is not a URL; give one like s3://bucket/name or hf://datasets/owner/name")
     try:
         filesystem, root = _open(full)
-    except (ImportError, ValueError, OSError) as error:
+    except ImportError as error:
+        package = _PACKAGES.get(full.partition(":")[0])
+        advice = f"pip install {package}" if package else str(error)
+        raise GvitError(f"{full} needs a package that is not installed: {advice}") from error
+    except (ValueError, OSError) as error:
         raise GvitError(f"{full} cannot be reached: {error}") from error
     return Remote(full.rstrip("/"), filesystem, root)
+
+
+def _of_the_place(error: Exception) -> bool:
+    """Tell whether an error is the filesystem's, whose libraries have exceptions of their own."""
+    known = isinstance(error, (OSError, ValueError, NotImplementedError))
+    return known or type(error).__module__.partition(".")[0] in _FOREIGN
 
 
 def _open(url: str) -> tuple[Any, str]:

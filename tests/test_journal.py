@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gvit.pipeline.journal import BlockResult, Journal, Outcome, _pack, _unpack
-from gvit.schemas import atomic_write
+from gvit.pipeline.private_files import FolderFiles
 
 OK = Outcome("a/1", 10, 12, 27.123456789012345, None, "ab" * 32)
 UNFIT = Outcome("a/2", 10, 12, None, "the fit gave no finite result", "cd" * 32)
@@ -24,7 +24,7 @@ def block():
 
 @pytest.fixture
 def journal(tmp_path):
-    return Journal(tmp_path / "journal", atomic_write)
+    return Journal(FolderFiles(tmp_path))
 
 
 def same(left, right):
@@ -47,9 +47,9 @@ def test_every_number_comes_back_exactly(psnr, dtype, rows):
     same(_unpack(_pack(result)), result)
 
 
-def test_a_torn_or_damaged_block_counts_as_none(journal, block):
+def test_a_torn_or_damaged_block_counts_as_none(journal, block, tmp_path):
     journal.write("shard-000000", 0, block)
-    path = journal.folder / "shard-000000" / "00000000"
+    path = tmp_path / "journal" / "shard-000000" / "00000000"
     whole = path.read_bytes()
     for broken in [whole[:cut] for cut in range(0, len(whole), 37)] + [whole[:-1], whole + b"x"]:
         path.write_bytes(broken)
@@ -72,9 +72,9 @@ def test_forgetting_failures_keeps_values_and_outcomes_together(block):
     np.testing.assert_array_equal(last.gaussians, block.gaussians[1:])
 
 
-def test_a_removed_shard_leaves_nothing(journal, block):
+def test_a_removed_shard_leaves_nothing(journal, block, tmp_path):
     journal.write("shard-000000", 0, block)
     journal.write("shard-000001", 0, block)
     journal.remove("shard-000000")
     journal.remove("shard-000007")
-    assert [path.name for path in journal.folder.iterdir()] == ["shard-000001"]
+    assert [path.name for path in (tmp_path / "journal").iterdir()] == ["shard-000001"]
