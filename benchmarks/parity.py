@@ -31,18 +31,16 @@ from gvit.pipeline.encode import encode
 from gvit.pipeline.fit_config import FitConfig
 from gvit.train.commands import read_config
 from gvit.train.mix import MixConfig
-from gvit.train.model import build_model
 from gvit.train.ranks import Ranks, pick_device
+from gvit.train.run import build_trainer
 from gvit.train.split import open_training_data
-from gvit.train.tokens import measure_statistics
-from gvit.train.trainer import Trainer
 
 if TYPE_CHECKING:
     from gvit.schemas import Dataset
     from gvit.train.config import TrainConfig
     from gvit.train.split import TrainingData
 
-__all__ = ["run"]
+__all__ = ["pixels_of", "run"]
 
 
 def run(
@@ -85,7 +83,7 @@ def run(
         flags: dict[str, Any] = {"data": {"shards": str(place)}, "run": {"out": temporary}}
         config = replace(read_config(recipe, None, flags, settings or []), mix=MixConfig())
         data = open_training_data(config.data, 0)
-        pixels = (_pixels(data.train, images), _pixels(data.val, images))
+        pixels = (pixels_of(data.train, images), pixels_of(data.val, images))
         found: dict[str, list[tuple[float, float]]] = {"gaussians": [], "patches": []}
         for seed in range(seeds):
             for name in found if only is None else (only,):
@@ -105,12 +103,8 @@ def _train(
 ) -> tuple[float, float]:
     """Top-1 after the last epoch, and seconds of training."""
     ranks = Ranks(0, 1, pick_device(config.run.device))
-    if name == "patches":
-        trainer: Trainer = PixelTrainer(config, data, pixels, ranks)
-    else:
-        statistics_of_train = measure_statistics(data.train)
-        model = build_model(config.model, len(data.classes), statistics_of_train, seed=config.seed)
-        trainer = Trainer(config, data, model, ranks)
+    patches = name == "patches"
+    trainer = PixelTrainer(config, data, pixels, ranks) if patches else build_trainer(config, data, ranks)
     began = time.perf_counter()
     while not trainer.finished:
         trainer.train_epoch(lambda: None)
@@ -119,8 +113,8 @@ def _train(
     return trainer.evaluate().top1, seconds
 
 
-def _pixels(part: Dataset, images: Path) -> torch.Tensor:
-    """The images that the sets of a dataset were fitted to, uint8 ``[n, 3, S, S]``."""
+def pixels_of(part: Dataset, images: Path) -> torch.Tensor:
+    """Return the images that the sets of a dataset were fitted to, uint8 ``[n, 3, S, S]``."""
     sources = {row["key"]: row["source"] for row in part.rows.select(["key", "source"]).to_pylist()}
     size, crop = part.manifest.size, part.manifest.fit.crop
     whole = "center" if crop == "center" else "none"

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 from .augment import AugmentConfig, augment
 from .loader import Batch
 from .mix import LabelledSets, MixConfig, MixedSets, mix
 
 __all__ = ["BatchPlan", "cut", "evaluation_view"]
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +29,12 @@ class BatchPlan:
     augment: AugmentConfig
     mix: MixConfig
 
-    def prepare(self, batch: Batch, guide: Callable[[Batch], Tensor], epoch: int) -> MixedSets:
-        """Guide, augment and mix a batch, and give it targets."""
-        own = self._augmented(batch, guide, epoch)
+    def prepare(self, batch: Batch, epoch: int) -> MixedSets:
+        """Augment and mix a batch, and give it targets."""
+        own = self._augmented(batch, epoch)
         return mix(
             own,
-            own if batch.partner is None else self._augmented(batch.partner, guide, epoch),
+            own if batch.partner is None else self._augmented(batch.partner, epoch),
             batch.indices,
             seed=self.seed,
             epoch=epoch,
@@ -49,9 +43,9 @@ class BatchPlan:
             smoothing=self.smoothing,
         )
 
-    def _augmented(self, batch: Batch, guide: Callable[[Batch], Tensor], epoch: int) -> LabelledSets:
+    def _augmented(self, batch: Batch, epoch: int) -> LabelledSets:
         sets, there = augment(
-            guide(batch), batch.aspect, batch.indices, seed=self.seed, epoch=epoch, config=self.augment
+            batch.gaussians, batch.aspect, batch.indices, seed=self.seed, epoch=epoch, config=self.augment
         )
         return LabelledSets(sets, there, batch.labels)
 

@@ -22,7 +22,8 @@ __all__ = ["evaluate_command", "train_command"]
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
-_DATA, _LEARNING, _RUN = "The data", "What is learned, and how", "The run"
+_DATA, _LEARNING, _GUIDING = "The data", "What is learned, and how", "Guidance by the classifier"
+_RUN = "The run"
 
 Shards = Annotated[Path | None, typer.Option(help="Dataset that gvit encode wrote.", rich_help_panel=_DATA)]
 ValShards = Annotated[
@@ -58,6 +59,30 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Any setting.", rich_help_panel=_LEARNING),
 ]
+Guidance = Annotated[
+    str | None,
+    typer.Option(
+        help="none; refine, a network moves the Gaussians; direct, the stored ones move.",
+        show_default="none",
+        rich_help_panel=_GUIDING,
+    ),
+]
+Gamma = Annotated[
+    float | None,
+    typer.Option(help="Weight of the classifier's gradient on the Gaussians.", rich_help_panel=_GUIDING),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that was encoded, to stay true to the images.",
+        show_default="stay true to the stored sets",
+        rich_help_panel=_GUIDING,
+    ),
+]
+WriteTuned = Annotated[
+    Path | None,
+    typer.Option(help="Write what direct moved as a dataset, to train on.", rich_help_panel=_GUIDING),
+]
 Out = Annotated[
     Path | None,
     typer.Option(help="Folder of the run.", show_default="runs/DATASET-RECIPE", rich_help_panel=_RUN),
@@ -91,6 +116,10 @@ def train_command(
     seed: Seed = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
+    guidance: Guidance = None,
+    gamma: Gamma = None,
+    images: Images = None,
+    write_tuned: WriteTuned = None,
     out: Out = None,
     device: Device = None,
     precision: Precision = None,
@@ -123,6 +152,7 @@ def train_command(
         "model": {"name": model},
         "schedule": {"lr": lr},
         "optim": {"accumulate": accumulate},
+        "guidance": {"mode": guidance, "gamma": gamma, "images": images, "write_tuned": write_tuned},
         "run": {"out": out, "device": device, "precision": precision, "compile": compiled, "resume": resume},
     }
     _train(read_config(recipe, config, _given(flags), assignments or []), as_json=as_json)

@@ -8,6 +8,7 @@ from pathlib import Path  # noqa: TC003 - the settings read the types of the fie
 
 from ..schemas.errors import GvitError
 from .augment import AugmentConfig
+from .guidance_config import GuidanceConfig
 from .mix import MixConfig
 from .model import ModelConfig
 from .schedule import ScheduleConfig
@@ -154,6 +155,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mix: MixConfig = field(default_factory=MixConfig)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
 
     def __post_init__(self) -> None:
         _within("epochs", self.epochs, 1, 1_000_000)

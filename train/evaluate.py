@@ -35,6 +35,7 @@ class Evaluation:
         loss: Mean cross-entropy, without label smoothing.
         samples: How many there were; each counts once, whatever the number of ranks.
         confusion: int64 ``[K, K]``, samples by true class (row) and class that came first (column).
+        predicted: int64 ``[n]``, class that came first, of this rank's samples in their order.
     """
 
     top1: float
@@ -42,6 +43,7 @@ class Evaluation:
     loss: float
     samples: int
     confusion: Tensor
+    predicted: Tensor
 
 
 Classify = Callable[[Tensor, Tensor], Tensor]
@@ -60,8 +62,8 @@ def classifier_of(model: SetClassifier, precision: torch.dtype, view: AugmentCon
 
     def classify(gaussians: Tensor, aspect: Tensor) -> Tensor:
         nobody = torch.zeros(len(gaussians), dtype=torch.int64, device=gaussians.device)
-        sets, there = augment(gaussians, aspect, nobody, seed=0, epoch=0, config=view)
         with torch.autocast(gaussians.device.type, precision, enabled=precision is not torch.float32):
+            sets, there = augment(model.refined(gaussians), aspect, nobody, seed=0, epoch=0, config=view)
             return model(sets, there).float()
 
     return classify
@@ -78,13 +80,13 @@ def evaluate(classify: Classify, loader: SetLoader, classes: int, ranks: Ranks) 
     """
     sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
     confusion = torch.zeros(classes * classes, dtype=torch.int64, device=ranks.device)
+    predicted: list[Tensor] = []
     with torch.no_grad():
         for batch in loader.epoch(0):
             logits = classify(batch.gaussians, batch.aspect)
+            predicted.append(logits.argmax(dim=1))
             sums += _score(logits, batch.labels)
-            confusion += torch.bincount(
-                batch.labels * classes + logits.argmax(dim=1), minlength=classes * classes
-            )
+            confusion += torch.bincount(batch.labels * classes + predicted[-1], minlength=classes * classes)
         first, among, loss, samples = ranks.total(sums).tolist()
         confusion = ranks.total(confusion)
     return Evaluation(
@@ -93,6 +95,7 @@ def evaluate(classify: Classify, loader: SetLoader, classes: int, ranks: Ranks) 
         loss / samples,
         round(samples),
         confusion.view(classes, classes).cpu(),
+        torch.cat([torch.empty(0, dtype=torch.int64, device=ranks.device), *predicted]).cpu(),
     )
 
 

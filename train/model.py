@@ -15,6 +15,7 @@ from timm.models.naflexvit import NaFlexVit
 from torch import Tensor, nn
 
 from ..schemas.errors import GvitError
+from .refiner import Refiner, RefinerConfig
 from .tokens import SetTokens, TokenConfig
 
 if TYPE_CHECKING:
@@ -66,12 +67,24 @@ class SetClassifier(nn.Module):
 
     The logits do not depend on the order of the tokens, where the depth rank is given or no feature, nor on
     padding. It never sees a label.
+
+    Args:
+        tokens: From Gaussians to features.
+        vit: From features to logits.
+        refiner: Moves sets before they are augmented and classified; None leaves them as they are stored.
     """
 
-    def __init__(self, tokens: SetTokens, vit: NaFlexVit) -> None:
+    def __init__(self, tokens: SetTokens, vit: NaFlexVit, refiner: Refiner | None = None) -> None:
         super().__init__()
         self.tokens = tokens
         self.vit = vit
+        self.refiner = refiner
+
+    def refined(self, gaussians: Tensor) -> Tensor:
+        """Return stored sets ``[B, N, 9]`` as the refiner moves them; without one, as they are."""
+        if self.refiner is None:
+            return gaussians
+        return self.refiner.moved(gaussians, self.refiner(gaussians))
 
     def forward(self, gaussians: Tensor, valid: Tensor | None = None, rank: Tensor | None = None) -> Tensor:
         """Return logits ``[B, K]`` of sets.
@@ -94,15 +107,23 @@ class SetClassifier(nn.Module):
 
 
 def build_model(
-    config: ModelConfig, classes: int, statistics: tuple[Tensor, Tensor], *, seed: int = 0
+    config: ModelConfig,
+    classes: int,
+    statistics: tuple[Tensor, Tensor],
+    *,
+    seed: int = 0,
+    refiner: RefinerConfig | None = None,
+    min_scale: float = 0.0,
 ) -> SetClassifier:
-    """Build a classifier with fresh weights that depend on the seed alone.
+    """Build a classifier with fresh weights that depend on the seed alone; a refiner changes no others.
 
     Args:
         config: Which Vision Transformer.
         classes: Number of classes K, at least 1.
         statistics: Mean and deviation from ``measure_statistics``.
         seed: Of the weights.
+        refiner: Which network moves the sets first; None for none.
+        min_scale: Least standard deviation that it leaves, canvas units.
 
     Raises:
         GvitError: timm has no such model, or it cannot take sets; or width and heads do not fit.
@@ -110,9 +131,10 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vit = _create_vit(config, classes)
+        mover = None if refiner is None else Refiner(refiner, statistics, min_scale)
     if config.rope:
         vit._generate_rope_naflex = MethodType(_continuous_rope, vit)  # pyright: ignore[reportPrivateUsage]
-    return SetClassifier(SetTokens(config.tokens, *statistics), vit)
+    return SetClassifier(SetTokens(config.tokens, *statistics), vit, mover)
 
 
 def _create_vit(config: ModelConfig, classes: int) -> NaFlexVit:

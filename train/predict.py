@@ -17,6 +17,7 @@ from .evaluate import Classify, Evaluation, classifier_of, evaluate
 from .loader import SetLoader
 from .model import ModelConfig, build_model
 from .ranks import joined_ranks
+from .refiner import RefinerConfig
 from .settings import build
 from .split import check_kind, evaluation_split
 from .tokens import FIELD_FEATURES
@@ -85,7 +86,14 @@ def load_model(path: Path, device: torch.device) -> TrainedModel:
         config: ModelConfig = build(ModelConfig, about["model"])
         view = evaluation_view(build(AugmentConfig, about["augment"]), min_scale(about["data"]["size"]))
         nothing = torch.zeros(FIELD_FEATURES)  # the statistics come with the weights
-        model = build_model(config, len(about["data"]["classes"]), (nothing, nothing))
+        refiner = about.get("refiner")
+        model = build_model(
+            config,
+            len(about["data"]["classes"]),
+            (nothing, nothing),
+            refiner=None if refiner is None else build(RefinerConfig, refiner),
+            min_scale=min_scale(about["data"]["size"]),
+        )
         model.load_state_dict(dict[str, "Tensor"](checkpoint.weights))
         return TrainedModel(
             classify=classifier_of(model.to(device), torch.float32, view),

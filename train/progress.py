@@ -32,6 +32,7 @@ class Standing:
         top1: Of training, lately.
         rate: The learning rate.
         val_top1: Of the last evaluation.
+        psnr_loss: Of the guided sets of the last epoch against the stored ones, dB; None without guidance.
         samples_per_second: Lately.
         clock: Counts seconds.
     """
@@ -44,6 +45,7 @@ class Standing:
     top1: float | None = None
     rate: float = 0.0
     val_top1: float | None = None
+    psnr_loss: float | None = None
     samples_per_second: float | None = None
     clock: Callable[[], float] = time.monotonic
     _began: tuple[float, int] | None = field(default=None, init=False)
@@ -69,6 +71,8 @@ class Standing:
             words += [f"loss {self.loss:.3f}", f"top-1 {self.top1:.1%}"]
         if self.val_top1 is not None:
             words.append(f"val {self.val_top1:.1%}")
+        if self.psnr_loss is not None:
+            words.append(f"guided {-self.psnr_loss:+.2f} dB")
         words.append(f"lr {self.rate:.1e}")
         if self.samples_per_second is not None:
             words.append(f"{self.samples_per_second:.0f} samples/s")

@@ -31,6 +31,11 @@ class Ranks:
         """Whether this process writes files and talks."""
         return self.rank == 0
 
+    @property
+    def on_one_machine(self) -> bool:
+        """Whether all processes share a machine, by what torchrun says."""
+        return self.world == int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
+
     def total(self, values: Tensor) -> Tensor:
         """Return the sum of a tensor over all ranks, the same on each."""
         if self.world == 1:

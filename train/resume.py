@@ -29,6 +29,7 @@ _FREE_TO_CHANGE = {
         "resume",
     ),
     "data": ("cache", "shards", "val_shards"),
+    "guidance": ("max_psnr_loss", "write_tuned"),
 }
 """What may change from one part of a run to the next; datasets are compared by content."""
 

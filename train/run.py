@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from ..schemas.commit import atomic_write
 from ..schemas.errors import GvitError
+from ..schemas.gaussians import min_scale
 from .checkpoint import Checkpoint, CheckpointFolder
+from .guides import build_guide
 from .interruption import Interrupted, StopRequest, stoppable
 from .metrics import MetricLog, read_metrics, tensorboard_installed
 from .model import build_model
@@ -21,7 +23,7 @@ from .resume import CONFIG_NAME, checkpoint_to_resume, describe_data
 from .settings import dump, plain
 from .split import TrainingData, open_training_data
 from .tokens import measure_statistics
-from .trainer import Guide, LossIsNanError, Trainer, untouched
+from .trainer import DivergedError, Trainer
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -44,16 +46,16 @@ class TrainSummary:
     samples_per_second: float
 
 
-def train(config: TrainConfig, *, console: Console | None = None, guide: Guide = untouched) -> TrainSummary:
+def train(config: TrainConfig, *, console: Console | None = None) -> TrainSummary:
     """Train a model, or go on with a run that was interrupted.
 
     Args:
         config: What to do.
         console: Where progress goes; None for standard error.
-        guide: What happens to sets before augmentation.
 
     Raises:
-        GvitError: Data, config or folder do not allow it, or the loss is no number any more.
+        GvitError: Data, config or folder do not allow it, the loss is no number any more, or guidance has
+            led the sets too far from their images.
         Interrupted: Ctrl-C or SIGTERM; the run is saved, and the same call goes on with it.
     """
     console = Console(stderr=True) if console is None else console
@@ -61,12 +63,30 @@ def train(config: TrainConfig, *, console: Console | None = None, guide: Guide =
         data = open_training_data(config.data, config.seed)
         last = checkpoint_to_resume(config, data)
         ranks.wait()  # nobody may write before all have looked
-        model = build_model(config.model, len(data.classes), measure_statistics(data.train), seed=config.seed)
-        trainer = Trainer(config, data, model, ranks, guide)
+        trainer = build_trainer(config, data, ranks)
         run = _Run(config, data, trainer, ranks, console if ranks.leads else None)
         if last is not None:
             run.go_on(last)
         return run.run()
+
+
+def build_trainer(config: TrainConfig, data: TrainingData, ranks: Ranks) -> Trainer:
+    """Build a model with fresh weights, what guides its sets, and the trainer of both.
+
+    Raises:
+        GvitError: Data and config do not go together.
+    """
+    guidance = config.guidance
+    model = build_model(
+        config.model,
+        len(data.classes),
+        measure_statistics(data.train),
+        seed=config.seed,
+        refiner=guidance.refiner if guidance.mode == "refine" else None,
+        min_scale=min_scale(data.train.manifest.size),
+    ).to(ranks.device)
+    guide = build_guide(guidance, data.train, model, seed=config.seed, run=config.run.out, ranks=ranks)
+    return Trainer(config, data, model, ranks, guide)
 
 
 @dataclass(slots=True)
@@ -143,7 +163,7 @@ class _Run:
                     trainer.train_epoch(self._after_step)
                     self._after_epoch()
                 evaluation = self._evaluation or trainer.evaluate()
-        except LossIsNanError as error:
+        except DivergedError as error:
             raise self._explain(error) from error
         finally:
             if self._log is not None:
@@ -219,6 +239,10 @@ class _Run:
 
     def _after_epoch(self) -> None:
         trainer, every = self._trainer, self._config.run.evaluate_every
+        moved = trainer.take_movement()
+        if moved is not None:
+            self._standing.psnr_loss = moved.psnr_loss
+            self._write({"kind": "guidance", "step": trainer.step, "epoch": trainer.epoch, **asdict(moved)})
         best = False
         if trainer.finished or trainer.epoch % every == 0:
             evaluation = self._evaluation = trainer.evaluate()
@@ -234,13 +258,14 @@ class _Run:
     def _save(self, *, best: bool) -> None:
         """Save, unless a loss was no number: what was saved before is better then."""
         trainer = self._trainer
-        trainer.check_loss()
+        trainer.check_health()
         self._saved_at = time.monotonic()
         if not self._ranks.leads:
             return
         about = {
             "model": plain(self._config.model),
             "augment": plain(self._config.augment),
+            "refiner": plain(self._config.guidance.refiner) if self._config.guidance.mode == "refine" else None,
             "data": describe_data(self._data),
             "epoch": trainer.epoch,
             "evaluation": None if self._evaluation is None else _scores(self._evaluation),
@@ -253,10 +278,10 @@ class _Run:
         except OSError as error:
             raise GvitError(f"cannot save in {self._config.run.out}: {error.strerror or error}") from error
 
-    def _explain(self, error: LossIsNanError) -> GvitError:
+    def _explain(self, error: DivergedError) -> GvitError:
         last = self._folder.last
         kept = f"the last good checkpoint is {last}" if last is not None else "no checkpoint had been saved"
-        return GvitError(f"{error}; {kept}: try a lower --lr, or --precision float32")
+        return GvitError(f"{error}; {kept}: try {error.advice}")
 
     def _conclude(self, evaluation: Evaluation) -> TrainSummary:
         out = self._config.run.out

@@ -24,34 +24,35 @@ from ..schemas.errors import GvitError
 from ..schemas.gaussians import min_scale
 from .batches import BatchPlan, cut, evaluation_view
 from .evaluate import Evaluation, classifier_of, evaluate
+from .guidance import Guide, NoGuide
+from .guidance_config import gamma_at
 from .loader import Batch, SetLoader
 from .schedule import learning_rate
 
 if TYPE_CHECKING:
     from .config import TrainConfig
     from .model import SetClassifier
+    from .movement import MovementReport
     from .ranks import Ranks
     from .split import TrainingData
 
-__all__ = ["Guide", "Interval", "LossIsNanError", "Trainer", "untouched"]
-
-Guide = Callable[[Batch], Tensor]
-"""What a batch's sets become before they are augmented: float32 ``[b, N, 9]``, differentiable.
-
-Guidance sits here. It may learn from the labels of training batches; evaluation never runs it.
-"""
+__all__ = ["DivergedError", "Interval", "Trainer"]
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LINES_PER_EPOCH = 10
 
 
-def untouched(batch: Batch) -> Tensor:
-    """Leave the sets as they are stored."""
-    return batch.gaussians
+class DivergedError(GvitError):
+    """Training has left the ground, and what it led to is not worth keeping.
 
+    Args:
+        sentence: What happened.
+        advice: What to try.
+    """
 
-class LossIsNanError(GvitError):
-    """The loss is no number any more."""
+    def __init__(self, sentence: str, advice: str) -> None:
+        super().__init__(sentence)
+        self.advice = advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Trainer:
         data: The sets.
         model: Freshly built; moved to the device.
         ranks: Who trains together.
-        guide: What happens to sets before augmentation.
+        guide: What happens to sets before augmentation; None leaves them as they are.
 
     Attributes:
         val_loader: This rank's share of the sets to evaluate on.
@@ -96,14 +97,14 @@ class Trainer:
         data: TrainingData,
         model: nn.Module,
         ranks: Ranks,
-        guide: Guide = untouched,
+        guide: Guide | None = None,
     ) -> None:
         self.config = config
         self.ranks = ranks
         self.classes = len(data.classes)
         self.model = model.to(ranks.device)
         self.ema = None if config.optim.ema is None else ModelEmaV3(model, config.optim.ema, use_warmup=True)
-        self._guide = guide
+        self.guide: Guide = NoGuide() if guide is None else guide
         smallest = min_scale(data.train.manifest.size)
         augment = replace(config.augment, min_scale=max(config.augment.min_scale, smallest))
         self._view = evaluation_view(augment, smallest)
@@ -146,6 +147,10 @@ class Trainer:
         """The learning rate of an update, counted from 0."""
         return learning_rate(self.config.schedule, step, self.steps_per_epoch, self.config.epochs)
 
+    def gamma_of(self, step: int) -> float:
+        """The weight of the classifier's gradient on the Gaussians at an update, counted from 0."""
+        return gamma_at(self.config.guidance, step, self.steps_per_epoch, self.config.epochs)
+
     @property
     def finished(self) -> bool:
         """Whether all epochs are over."""
@@ -174,20 +179,22 @@ class Trainer:
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             with contextlib.nullcontext() if last else self._unsynchronised():
-                loss = self._loss(part)
-                self._scaler.scale(loss * (len(part) / len(batch))).backward()
+                self._backward(part, len(part) / len(batch))
         self._descend()
 
-    def _loss(self, batch: Batch) -> Tensor:
-        """Mean loss of a part, counted into the running sums."""
-        logits, targets = self.learn(batch)
+    def _backward(self, part: Batch, weight: float) -> None:
+        """Add the gradients of a part's mean loss, and count that loss into the running sums."""
+        guided = self.guide.guide(part, epoch=self.epoch, gamma=self.gamma_of(self.step))
+        logits, targets = self.learn(guided.batch)
         losses = -(targets * logits.float().log_softmax(dim=1)).sum(dim=1)
         self._count(losses.detach(), logits.detach(), targets)
-        return losses.mean()
+        loss = losses.mean() if guided.loss is None else losses.mean() + guided.loss
+        self._scaler.scale(loss * weight).backward()
+        guided.after_backward()
 
     def learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return logits ``[b, K]`` of a part of a training batch and their soft targets ``[b, K]``."""
-        made = self._plan.prepare(batch, self._guide, self.epoch)
+        made = self._plan.prepare(batch, self.epoch)
         return self.network(made.gaussians, made.there), made.targets
 
     def network(self, *inputs: Tensor | None) -> Tensor:
@@ -207,7 +214,8 @@ class Trainer:
         optim = self.config.optim
         if optim.clip is not None:
             self._scaler.unscale_(self._optimiser)
-            nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip)
+            for part in _parts(self.model):
+                nn.utils.clip_grad_norm_(part, optim.clip)
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._optimiser.zero_grad(set_to_none=True)
@@ -218,25 +226,37 @@ class Trainer:
         network = self._network
         return network.no_sync() if isinstance(network, DistributedDataParallel) else contextlib.nullcontext()
 
-    def check_loss(self) -> None:
-        """Wait for the device and see whether every loss so far was a number; all ranks at the same time.
+    def check_health(self) -> None:
+        """Wait for the device and see whether all went well so far; all ranks at the same time.
 
         Raises:
-            LossIsNanError: One was not.
+            DivergedError: A loss was no number, or guidance has led the sets too far from their images.
         """
         bad = self._bad_step.to(torch.float64)
-        if not self.ranks.any(bool(bad >= 0)):
-            return
-        where = f" at step {int(bad) + 1}" if bad >= 0 else ""
-        raise LossIsNanError(f"the loss is no number any more{where}")
+        if self.ranks.any(bool(bad >= 0)):
+            where = f" at step {int(bad) + 1}" if bad >= 0 else ""
+            raise DivergedError(f"the loss is no number any more{where}", "a lower --lr, or --precision float32")
+        moved, most = self.guide.report(self.ranks), self.config.guidance.max_psnr_loss
+        if moved is not None and moved.psnr_loss > most:
+            raise DivergedError(
+                f"guidance has cost the sets {moved.psnr_loss:.1f} dB by step {self.step}, more than the "
+                f"{most:g} dB of guidance.max_psnr_loss",
+                "a smaller --gamma",
+            )
+
+    def take_movement(self) -> MovementReport | None:
+        """Return what guidance did since the last call; all ranks at the same time."""
+        moved = self.guide.report(self.ranks)
+        self.guide.forget()
+        return moved
 
     def take_interval(self) -> Interval:
         """Sum up since the last call; all ranks at the same time.
 
         Raises:
-            LossIsNanError: A loss was no number.
+            DivergedError: See ``check_health``.
         """
-        self.check_loss()
+        self.check_health()
         loss, right, samples = self.ranks.total(self._sums).tolist()
         self._sums = torch.zeros_like(self._sums)
         return (
@@ -265,6 +285,7 @@ class Trainer:
             "optimiser": self._optimiser.state_dict(),
             "scaler": self._scaler.state_dict(),
             "sums": self._sums.cpu(),
+            "guide": self.guide.state(),
         }
 
     def restore(
@@ -277,6 +298,7 @@ class Trainer:
         self._optimiser.load_state_dict(state["optimiser"])
         self._scaler.load_state_dict(state["scaler"])
         self._sums = state["sums"].to(self.ranks.device)
+        self.guide.restore(state["guide"], leads=self.ranks.leads)
         self.epoch, self.step, self.samples_seen = state["epoch"], state["step"], state["samples_seen"]
 
 
@@ -285,6 +307,15 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def _parts(model: nn.Module) -> list[list[nn.Parameter]]:
+    """Parameters whose gradients are clipped together: a refiner's, from other losses, and all others."""
+    refiner = getattr(model, "refiner", None)
+    apart = [] if refiner is None else list(refiner.parameters())
+    known = {id(parameter) for parameter in apart}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    return [part for part in (rest, apart) if part]
 
 
 def _wrap(model: nn.Module, ranks: Ranks, *, compiled: bool) -> nn.Module:

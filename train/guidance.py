@@ -1,0 +1,254 @@
+"""Guidance: the classifier's gradient steers the Gaussians, a reconstruction loss keeps them true to the image.
+
+All modes take one backward pass. In "refine" a network moves the sets; it receives the gradient of
+reconstruction plus gamma times the classifier's, while the classifier itself learns with weight 1. In "direct"
+the stored sets of some samples take a bounded step against the same two gradients, each bounded on its own:
+normalised together, the class term would win wherever reconstruction is already at its optimum.
+
+Only training samples are ever guided by a label. Evaluation runs the refiner, which knows nothing but the set,
+and never a move of "direct".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .keyed_random import uniform
+from .motion import move
+
+if TYPE_CHECKING:
+    from .guidance_config import GuidanceConfig
+    from .loader import Batch
+    from .movement import Movement, MovementReport
+    from .moves import MoveStore
+    from .ranks import Ranks
+    from .reconstruction import Reconstruction
+    from .refiner import Refiner
+
+__all__ = ["DirectGuide", "Guide", "Guided", "NoGuide", "RefineGuide"]
+
+_LARGEST_SHARE = 3.0
+"""Of a normalised gradient: no coordinate steps further than this many times the root mean square."""
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guided:
+    """A batch as guidance leaves it.
+
+    Attributes:
+        batch: With the sets that the classifier sees, differentiable.
+        loss: What to minimise beside the classifier's loss, a mean over the batch; None for nothing.
+        after_backward: To be called once the gradients are there.
+    """
+
+    batch: Batch
+    loss: Tensor | None = None
+    after_backward: Callable[[], None] = _nothing
+
+
+class Guide(Protocol):
+    """What happens to the sets of training batches before they are augmented."""
+
+    def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:
+        """Guide a part of a training batch."""
+        ...
+
+    def report(self, ranks: Ranks) -> MovementReport | None:
+        """Sum up what moved since the last ``forget``; all ranks at the same time."""
+        ...
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return what a run needs to go on beside the model: plain dicts and tensors."""
+        ...
+
+    def restore(self, state: dict[str, Any], *, leads: bool) -> None:
+        """Go back to a saved state; one process, the leading one, restores what all share."""
+        ...
+
+
+class NoGuide:
+    """Leaves the sets as they are stored."""
+
+    def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:
+        """Return the batch itself."""
+        del epoch, gamma
+        return Guided(batch)
+
+    def report(self, ranks: Ranks) -> None:
+        """Return nothing."""
+
+    def forget(self) -> None:
+        """Do nothing."""
+
+    def state(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def restore(self, state: dict[str, Any], *, leads: bool) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CountingGuide:
+    """A guide that moves sets, and counts how.
+
+    Attributes:
+        config: Of guidance.
+        reconstruction: What the moved sets are compared with.
+        movement: Counts what moves.
+        seed: Of the run.
+    """
+
+    config: GuidanceConfig
+    reconstruction: Reconstruction
+    movement: Movement
+    seed: int
+
+    def report(self, ranks: Ranks) -> MovementReport | None:
+        """Sum up what moved since the last ``forget``; all ranks at the same time."""
+        return self.movement.report(self.reconstruction, ranks)
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self.movement.clear()
+
+    def state(self) -> dict[str, Any]:
+        """Return the counts."""
+        return {"movement": self.movement.state()}
+
+    def restore(self, state: dict[str, Any], *, leads: bool) -> None:
+        """Go back to saved counts."""
+        del leads
+        self.movement.restore(state["movement"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineGuide(_CountingGuide):
+    """The mode "refine".
+
+    Attributes:
+        refiner: Part of the model that is trained.
+    """
+
+    refiner: Refiner
+
+    def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:
+        """Let the refiner move own sets and partners, as it does at evaluation, and render some of the own."""
+        moves = self.refiner(batch.gaussians)
+        seen = _ScaleGradient.apply(moves, gamma)
+        self.movement.watch(seen)
+        partner = batch.partner
+        if partner is not None:
+            theirs = _ScaleGradient.apply(self.refiner(partner.gaussians), gamma)
+            partner = replace(partner, gaussians=self.refiner.moved(partner.gaussians, theirs))
+        guided = replace(batch, gaussians=self.refiner.moved(batch.gaussians, seen), partner=partner)
+        self.movement.count(batch.gaussians, guided.gaussians)
+        return Guided(guided, self._loss(batch, moves, epoch))
+
+    def _loss(self, batch: Batch, moves: Tensor, epoch: int) -> Tensor:
+        """The loss of the samples that are rendered, weighted so that its expectation is that of all."""
+        share = self.config.reconstruct
+        chosen = _choose(self.seed, epoch, batch.indices, "reconstruct", share)
+        if not len(chosen):
+            return moves.sum() * 0.0
+        stored = batch.gaussians[chosen]
+        rendered = self.reconstruction(
+            self.refiner.moved(stored, moves[chosen]), stored, batch.indices[chosen]
+        )
+        self.movement.compare(rendered)
+        return rendered.loss.sum() / (share * len(batch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectGuide(_CountingGuide):
+    """The mode "direct".
+
+    Attributes:
+        store: The moves so far.
+        min_scale: Least standard deviation of a Gaussian, canvas units.
+    """
+
+    store: MoveStore
+    min_scale: float
+
+    def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:
+        """Show some samples moved, and move them on after the backward pass; partners stay as stored."""
+        chosen = _choose(self.seed, epoch, batch.indices, "guided", self.config.fraction)
+        if not len(chosen):
+            return Guided(batch)
+        samples, stored = batch.indices[chosen], batch.gaussians[chosen]
+        before = self.store.read(samples)
+        for_class, for_image = (before.clone().requires_grad_() for _ in range(2))
+        seen = self._moved(stored, for_class)
+        self.movement.watch(for_class)
+        self.movement.count(stored, seen)
+        rendered = self.reconstruction(self._moved(stored, for_image), stored, samples)
+        self.movement.compare(rendered)
+
+        def step() -> None:
+            pull = self._pull_back(rendered.error - rendered.stored_error)
+            push = gamma * _bounded(for_class.grad) + pull * _bounded(for_image.grad)
+            self.store.write(samples, (before - self.config.step * push).clamp(-1.0, 1.0))
+
+        sets = batch.gaussians.index_put((chosen,), seen)
+        return Guided(replace(batch, gaussians=sets), rendered.loss.mean(), step)
+
+    def _pull_back(self, growth: Tensor) -> Tensor:
+        """How strongly reconstruction pulls, ``[b, 1, 1]``: by what the error has grown, in parts of the fit's.
+
+        A stored set is where the fit ended: nothing pulls there, and a part of 1 pulls as hard as gamma 1.
+        """
+        return (growth / self.reconstruction.unit).clamp(0.0, 1.0)[:, None, None]
+
+    def _moved(self, stored: Tensor, moves: Tensor) -> Tensor:
+        return move(stored, moves, reach=self.config.reach, min_scale=self.min_scale)
+
+    def state(self) -> dict[str, Any]:
+        """Return the moves of all samples, and the counts."""
+        return {**super().state(), "moves": self.store.all}
+
+    def restore(self, state: dict[str, Any], *, leads: bool) -> None:
+        """Go back to saved moves and counts."""
+        super().restore(state, leads=leads)
+        if leads:
+            self.store.restore(state["moves"])
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Passes a tensor on, and its gradient times a factor back."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, factor: float) -> Tensor:  # noqa: ANN401
+        ctx.factor = factor
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        return upstream[0] * ctx.factor, None
+
+
+def _choose(seed: int, epoch: int, samples: Tensor, stream: str, share: float) -> Tensor:
+    """Rows of a batch that are chosen, int64 ``[k]``; a sample's choice does not depend on the batch."""
+    return (uniform(seed, epoch, samples, f"guidance/{stream}").squeeze(1) < share).nonzero().squeeze(1)
+
+
+def _bounded(gradient: Tensor | None) -> Tensor:
+    """Normalise the gradient of each set to root mean square 1, and bound it; what is no number becomes 0."""
+    if gradient is None:
+        return torch.zeros(())
+    gradient = torch.nan_to_num(gradient, posinf=0.0, neginf=0.0)
+    size = gradient.square().mean(dim=(1, 2), keepdim=True).sqrt()
+    return (gradient / size.clamp_min(1e-30)).clamp(-_LARGEST_SHARE, _LARGEST_SHARE)

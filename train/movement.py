@@ -1,0 +1,105 @@
+"""What guidance moved: sums over an epoch, kept on the device without waiting for it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .ranks import Ranks
+    from .reconstruction import Reconstruction, Rendered
+
+__all__ = ["GROUPS", "Movement", "MovementReport"]
+
+GROUPS = {"centre": (0, 2), "scale": (2, 4), "angle": (4, 5), "colour": (5, 8), "opacity": (8, 9)}
+"""Fields that are reported together, as ranges of columns."""
+
+_PLAIN = 6
+"""Sums that are no gradients: Gaussians, squared shifts, squared growths; samples, errors, stored errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class MovementReport:
+    """What guidance did in an epoch.
+
+    Attributes:
+        psnr: Of the mean error of the guided sets against what they should show, dB; None where there was
+            no error.
+        psnr_loss: What it is below the stored sets, dB, for a set as good as the mean.
+        shift: Root mean square of how far centres moved, in pixels of the fit.
+        growth: Root mean square of the change of the logarithms of the scales.
+        gradient: Share of each group of fields in the classifier's gradient on the moves.
+    """
+
+    psnr: float | None
+    psnr_loss: float
+    shift: float
+    growth: float
+    gradient: dict[str, float]
+
+
+class Movement:
+    """Sums for a ``MovementReport``.
+
+    Args:
+        size: Side of the canvas of the fit, in pixels.
+        device: Of the sets.
+    """
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self._size = size
+        self._sums = torch.zeros(_PLAIN + len(GROUPS), dtype=torch.float64, device=device)
+
+    def watch(self, moves: Tensor) -> None:
+        """Count the gradient that will arrive at moves ``[b, N, 9]``."""
+
+        def note(gradient: Tensor) -> None:
+            squares = gradient.detach().double().square().sum(dim=(0, 1))
+            groups = [squares[first:end].sum() for first, end in GROUPS.values()]
+            self._sums[_PLAIN:] += torch.nan_to_num(torch.stack(groups), posinf=0.0)
+
+        moves.register_hook(note)
+
+    def count(self, stored: Tensor, guided: Tensor) -> None:
+        """Count how far sets ``[b, N, 9]`` moved."""
+        stored, guided = stored.double(), guided.detach().double()
+        shift = (guided[..., 0:2] - stored[..., 0:2]).square().sum() * (self._size / 2) ** 2
+        growth = (guided[..., 2:4] / stored[..., 2:4]).log().square().sum() / 2
+        self._sums[0:3] += torch.stack([torch.full_like(shift, stored[..., 0].numel()), shift, growth])
+
+    def compare(self, rendered: Rendered) -> None:
+        """Count how well guided sets show what they should."""
+        errors = [rendered.error.double().sum(), rendered.stored_error.double().sum()]
+        self._sums[3:6] += torch.stack([torch.full_like(errors[0], len(rendered.error)), *errors])
+
+    def report(self, reconstruction: Reconstruction, ranks: Ranks) -> MovementReport | None:
+        """Sum up over the ranks, all at the same time; None where nothing was counted."""
+        gaussians, shift, growth, samples, error, stored, *gradient = ranks.total(self._sums).tolist()
+        if not gaussians or not samples:
+            return None
+        error, stored = error / samples, stored / samples
+        sizes = [math.sqrt(square) for square in gradient]
+        whole = sum(sizes) or 1.0
+        return MovementReport(
+            psnr=-10.0 * math.log10(error) if error > 0.0 else None,
+            psnr_loss=reconstruction.psnr_loss(error, stored),
+            shift=math.sqrt(shift / gaussians),
+            growth=math.sqrt(growth / gaussians),
+            gradient={name: size / whole for name, size in zip(GROUPS, sizes, strict=True)},
+        )
+
+    def clear(self) -> None:
+        """Begin to count anew."""
+        self._sums = torch.zeros_like(self._sums)
+
+    def state(self) -> Tensor:
+        """Return the sums."""
+        return self._sums.cpu()
+
+    def restore(self, sums: Tensor) -> None:
+        """Go back to saved sums."""
+        self._sums = sums.to(self._sums.device)
