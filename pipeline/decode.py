@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["MAX_PIXELS", "Crop", "DecodeError", "Decoded", "decode_image", "read_image"]
+__all__ = ["MAX_PIXELS", "Crop", "DecodeError", "Decoded", "decode_image", "open_image", "read_image"]
 
 Crop = Literal["none", "center"]
 
@@ -82,11 +82,22 @@ def read_image(path: str | os.PathLike[str]) -> bytes:
     Raises:
         DecodeError: It cannot be read.
     """
+    with open_image(path) as file:
+        return file.read()
+
+
+@contextmanager
+def open_image(path: str | os.PathLike[str]) -> Generator[io.FileIO]:
+    """Open a regular file; what the system says against it, or against reading it, becomes a fixed reason.
+
+    Raises:
+        DecodeError: It cannot be read.
+    """
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        with io.FileIO(path, opener=_open_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise DecodeError("the file cannot be read: it is no regular file")
-            return file.read()
+            yield file
     except OSError as error:
         # Not strerror: its words differ between systems, while rows are promised the same bytes.
         code = error.errno or 0

@@ -23,9 +23,14 @@ from .decode_worker import OUT_OF_MEMORY, DecodeFailure, WorkerSettings, main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
-__all__ = ["DecodeFailure", "DecodePool", "Outcome", "Prefetch"]
+    from .references import Reference
+
+__all__ = ["MEMORY_LIMIT_BYTES", "DecodeFailure", "DecodePool", "Outcome", "Prefetch"]
+
+MEMORY_LIMIT_BYTES = 2 * 2**30
+"""What a process may allocate to decode an image."""
+
 # Or glibc hands the buffers of an image back to the system and the next image faults them in again (20 %).
 _KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20)}
 
@@ -64,7 +69,7 @@ class DecodePool:
         crop: Crop = "none",
         *,
         timeout_s: float = 60.0,
-        memory_limit_bytes: int = 2 * 2**30,
+        memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
         decoder: str = "gvit.pipeline.decode:decode_image",
     ) -> None:
         _check_positive(
@@ -92,27 +97,27 @@ class DecodePool:
         self._stop(RuntimeError("the decode pool is closed"))
         self._thread.join()
 
-    def prefetch(self, paths: Sequence[Path]) -> Prefetch:
-        """Begin to decode files in the background, after whatever was asked for before.
+    def prefetch(self, images: Sequence[Reference]) -> Prefetch:
+        """Begin to decode images in the background, after whatever was asked for before.
 
         Raises:
             GvitError: The worker processes do not start.
             RuntimeError: The pool is closed.
         """
-        batch = Prefetch(len(paths))
+        batch = Prefetch(len(images))
         with self._lock:
             if self._stopped is not None:
                 raise self._stopped
-            self._tasks.extend(_Task(batch, i, os.fspath(path)) for i, path in enumerate(paths))
+            self._tasks.extend(_Task(batch, i, image) for i, image in enumerate(images))
             self._wake_sender.send_bytes(b"")
         return batch
 
-    def decode(self, paths: Sequence[Path]) -> Iterator[tuple[int, Outcome]]:
-        """Decode files and yield (index, outcome) in the order given, each as soon as it is there.
+    def decode(self, images: Sequence[Reference]) -> Iterator[tuple[int, Outcome]]:
+        """Decode images and yield (index, outcome) in the order given, each as soon as it is there.
 
-        Decoding runs ahead of the consumer, so memory holds up to `len(paths)` results. Raises as `prefetch`.
+        Decoding runs ahead of the consumer, so memory may hold all of the results. Raises as `prefetch`.
         """
-        return enumerate(self.prefetch(paths))
+        return enumerate(self.prefetch(images))
 
     # ---------------------------------------- from here on, all but _stop runs in the pool's own thread
 
@@ -255,7 +260,7 @@ class Prefetch:
 class _Task:
     batch: Prefetch
     index: int
-    path: str
+    image: Reference
 
 
 class _Worker:
@@ -278,7 +283,7 @@ class _Worker:
         self.deadline = math.inf
 
     def give(self, task: _Task) -> None:
-        self.connection.send(task.path)
+        self.connection.send(task.image)
         self.tasks.append(task)
         if len(self.tasks) == 1:
             self.deadline = time.monotonic() + self._timeout_s

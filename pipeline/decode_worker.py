@@ -19,7 +19,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .decode import Crop, Decoded, DecodeError, read_image
+from .decode import Crop, Decoded, DecodeError
+from .references import Reference, read_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,14 +67,14 @@ def _serve(connection: Connection) -> None:
     connection.send(None)
     _silence()
     while True:
-        connection.send(_outcome(decode, str(connection.recv()), settings))
+        connection.send(_outcome(decode, connection.recv(), settings))
 
 
 def _outcome(
-    decode: Callable[[bytes, int, Crop], Decoded], path: str, settings: WorkerSettings
+    decode: Callable[[bytes, int, Crop], Decoded], reference: Reference, settings: WorkerSettings
 ) -> Decoded | DecodeFailure:
     try:
-        return decode(read_image(path), settings.size, settings.crop)
+        return decode(read_reference(reference), settings.size, settings.crop)
     except DecodeError as error:
         return DecodeFailure(str(error))
     except MemoryError:

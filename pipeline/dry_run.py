@@ -11,7 +11,7 @@ import numpy as np
 
 from ..schemas.encoding import get_encoding
 from .decode import Decoded
-from .decode_pool import DecodePool
+from .decode_pool import MEMORY_LIMIT_BYTES, DecodePool
 from .encode import Survey, look, make_fitter, resolve_device
 from .plan import BLOCK_SIZE
 
@@ -77,8 +77,13 @@ def _seconds(config: EncodeConfig, survey: Survey, fitter_factory: FitterFactory
     entries = survey.listing.entries
     wanted = min(config.run.threads * _PROBE_ROUNDS, _PROBE_MAX, len(entries))
     probed = [entries[i * len(entries) // wanted] for i in range(wanted)]
-    with DecodePool(workers=config.run.decoders(device), size=config.fit.size, crop=config.crop) as pool:
-        decoded = pool.prefetch([survey.source.path_of(entry) for entry in probed]).result()
+    with DecodePool(
+        workers=config.run.decoders(device),
+        size=config.fit.size,
+        crop=config.crop,
+        memory_limit_bytes=MEMORY_LIMIT_BYTES + survey.source.reading_bytes,
+    ) as pool:
+        decoded = pool.prefetch([survey.source.reference(entry) for entry in probed]).result()
     pairs = [
         (e.key, image.pixels) for e, image in zip(probed, decoded, strict=True) if isinstance(image, Decoded)
     ]

@@ -29,13 +29,13 @@ from .destination import (
 from .engine import run_inline
 from .finished import complete, done_mark, tally_of
 from .lease import Lease
+from .open_source import open_source
 from .plan import Plan, ShardPlan, make_plan
 from .private_files import private_files
 from .progress import EventLog, Reporter, Standing, Tally, reporting
 from .retry import forget_failures, reopen_shard
 from .run_state import RunRecord, RunState, check_same, dump_run_state
 from .snapshot import SnapshotWriter
-from .sources import FolderSource, Listing
 from .worker import FitterFactory, ImageFitter, WorkerSpec, journal_of
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from ..schemas.manifest import DoneMark
     from .fit_config import FitConfig
+    from .sources import Listing, Source
     from .worker_state import WorkerState
 
 __all__ = [
@@ -81,7 +82,7 @@ class EncodeSummary:
 class Survey:
     """The images of a source, the plan made of them, and the fingerprint of the dataset that they give."""
 
-    source: FolderSource
+    source: Source
     listing: Listing
     plan: Plan
     fingerprint: Fingerprint
@@ -93,7 +94,7 @@ def look(config: EncodeConfig) -> Survey:
     Raises:
         GvitError: The source has no images, or the destination cannot take this dataset.
     """
-    source = FolderSource(config.source, config.labels)
+    source = open_source(config.source, config.labels)
     listing = source.scan()
     plan = make_plan(listing.entries, config.fit.seed, config.shard_size)
     survey = Survey(source, listing, plan, fingerprint(config, plan, listing.classes))
@@ -104,7 +105,7 @@ def look(config: EncodeConfig) -> Survey:
 def encode(
     config: EncodeConfig, *, console: Console | None = None, fitter_factory: FitterFactory | None = None
 ) -> EncodeSummary:
-    """Encode a folder of images into a dataset, or go on with one that was interrupted.
+    """Encode images into a dataset, or go on with one that was interrupted.
 
     Args:
         config: What to encode, where to, and how.
@@ -163,7 +164,7 @@ def resolve_engine(run: RunConfig) -> str:
     return "ray" if torch.cuda.device_count() > 1 else "inline"
 
 
-def worker_spec(config: EncodeConfig, source: FolderSource, lease: Lease) -> WorkerSpec:
+def worker_spec(config: EncodeConfig, source: Source, lease: Lease) -> WorkerSpec:
     """Work out what a worker needs to know."""
     device = resolve_device(config.run.device)
     return WorkerSpec(

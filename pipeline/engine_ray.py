@@ -240,7 +240,7 @@ def _absolute(spec: WorkerSpec) -> WorkerSpec:
     return replace(
         spec,
         destination=spec.destination.absolute(),
-        source=replace(spec.source, root=spec.source.root.absolute()),
+        source=spec.source.absolute(),
         claim=replace(spec.claim, path=spec.claim.path.absolute()),
     )
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, cast
 
-from ..schemas.errors import DatasetError
-from .decode import DecodeError, decode_image, read_image
+from ..schemas.errors import DatasetError, GvitError
+from .decode import DecodeError, decode_image
 from .destination import PRIVATE
+from .open_source import locate
+from .references import read_reference
 from .run_state import load_run_state
 
 if TYPE_CHECKING:
@@ -56,10 +58,13 @@ class Originals:
         if inside.is_absolute() or ".." in inside.parts:
             return Original(None, "its path leads out of its folder")
         try:
-            data = read_image(self.root / inside)
+            reference = locate(self.root, row.source)
+            if reference is None:
+                return Original(None, "the file that held it does not hold it any more")
+            data = read_reference(reference)
             if hashlib.sha256(data).hexdigest() != row.source_sha256:
                 return Original(None, "the file there is another one now")
             decoded = decode_image(data, self.manifest.size, cast("Crop", self.manifest.fit.crop))
-        except DecodeError as error:
+        except (DecodeError, GvitError) as error:
             return Original(None, str(error))
         return Original(decoded.pixels)

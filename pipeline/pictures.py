@@ -43,10 +43,10 @@ def originals_of(dataset: Dataset, source: Path | None) -> Originals:
     """Return the originals below `source`, or below the folder that the last run read.
 
     Raises:
-        GvitError: `source` is no folder.
+        GvitError: `source` does not exist.
     """
-    if source is not None and not source.is_dir():
-        raise GvitError(f"{source} is not a folder; give the folder of the original images as --source")
+    if source is not None and not source.exists():
+        raise GvitError(f"there is no {source}; give the original images as they were given to gvit encode")
     return Originals(source or recorded_source(dataset.path), dataset.manifest)
 
 

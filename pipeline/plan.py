@@ -70,6 +70,8 @@ class Plan:
 def make_plan(entries: Iterable[Entry], seed: int, shard_size: int | None = None) -> Plan:
     """Shuffle the entries of each split once by the seed and cut them into shards.
 
+    Where entries have groups, the groups are shuffled, and the entries within each.
+
     Args:
         entries: The images, in any order; sources are distinct.
         seed: 0 to 2^63 - 1.
@@ -113,9 +115,11 @@ def _shuffled_splits(entries: Iterable[Entry], seed: int) -> list[tuple[str, Seq
         splits[entry.split].append(entry)
     seed_key = seed.to_bytes(8, "little")
 
-    def place(entry: Entry) -> tuple[bytes, str]:
-        digest = hashlib.blake2b(entry.source.encode(), digest_size=16, key=seed_key).digest()
-        return digest, entry.source
+    def hashed(name: str) -> bytes:
+        return hashlib.blake2b(name.encode(), digest_size=16, key=seed_key).digest()
+
+    def place(entry: Entry) -> tuple[bytes, bytes, str]:
+        return hashed(entry.group) if entry.group else b"", hashed(entry.source), entry.source
 
     return [(split, sorted(splits[split], key=place)) for split in sorted(splits)]
 

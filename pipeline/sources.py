@@ -1,4 +1,4 @@
-"""Sources: find the images below a folder and say which split and class each belongs to.
+"""Sources: what images there are, and which split and class each belongs to; folders of image files.
 
 Looking at the disk and understanding the layout are apart: `scan` collects relative paths, everything after
 that is a pure function of them.
@@ -6,26 +6,44 @@ that is a pure function of them.
 
 from __future__ import annotations
 
-import csv
 import os
+import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, Self
 
 from ..schemas.errors import GvitError
 from .keys import make_keys
+from .labels import read_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["DEFAULT_SPLIT", "IMAGE_SUFFIXES", "Entry", "FolderSource", "Listing"]
+    from .references import Reference
+
+__all__ = [
+    "DEFAULT_SPLIT",
+    "IMAGE_SUFFIXES",
+    "Entry",
+    "FolderSource",
+    "Listing",
+    "Source",
+    "check_unicode",
+    "is_image_name",
+    "numbered_classes",
+    "split_of",
+    "walk",
+]
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm"})
 """What a file must end with, in any case, to count as an image."""
 
 DEFAULT_SPLIT = "train"
 """The split of images that lie in no split folder."""
+
+MAX_NUMBERED_CLASSES = 100_000
+"""Classes that labels without names may stand for."""
 
 _SPLIT_OF_FOLDER = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
@@ -34,8 +52,10 @@ _SPLIT_OF_FOLDER = {"train": "train", "val": "val", "validation": "val", "test":
 class Entry:
     """One input image.
 
-    `source` is its path below the source folder with `/` between the parts; `label` is the index of
-    `class_name` in the sorted list of classes, -1 where `class_name` is None.
+    `source` is its path below the source folder with `/` between the parts, through the file that holds it
+    where several images share a file; `label` is the index of `class_name` in the sorted list of classes, -1
+    where `class_name` is None. `place` says in which shared file and where, in numbers of its source's own.
+    Entries of one `group` are cheap to read together, so a plan keeps them together.
     """
 
     key: str
@@ -43,6 +63,8 @@ class Entry:
     split: str
     label: int
     class_name: str | None
+    place: tuple[int, ...] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +81,40 @@ class Listing:
         return dict(sorted(Counter(entry.split for entry in self.entries).items()))
 
 
+class Source(Protocol):
+    """Where images come from; a plain value that can be sent to another process or machine."""
+
+    @property
+    def root(self) -> Path:
+        """The folder or file that was given."""
+        ...
+
+    @property
+    def reading_bytes(self) -> int:
+        """Memory that reading one image may take, beside its own bytes."""
+        ...
+
+    def scan(self) -> Listing:
+        """List the images, and read none of them.
+
+        Raises:
+            GvitError: The source is missing, unreadable, damaged or without an image.
+        """
+        ...
+
+    def path_of(self, entry: Entry) -> Path:
+        """Return the file that holds the entry's image."""
+        ...
+
+    def reference(self, entry: Entry) -> Reference:
+        """Return what a process of its own needs to read the entry's image."""
+        ...
+
+    def absolute(self) -> Self:
+        """Return a source that means the same in another working directory."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class FolderSource:
     """A folder tree of images: flat or with class folders, and optionally split folders above those.
@@ -69,12 +125,17 @@ class FolderSource:
 
     Attributes:
         root: The folder.
-        labels: A CSV file `path,label` (header optional, paths below `root`, label = class name) that
-            overrides the classes of the images which it names.
+        labels: A file of labels, see `labels.read_labels`, that overrides the classes of the images which it
+            names.
     """
 
     root: Path
     labels: Path | None = None
+
+    @property
+    def reading_bytes(self) -> int:
+        """Nothing: a file is an image."""
+        return 0
 
     def scan(self) -> Listing:
         """List the images, without opening or even stat-ing any of them.
@@ -87,17 +148,24 @@ class FolderSource:
                 UTF-8, or the labels file is unreadable, malformed or names an unknown image or one twice.
         """
         _check_folder(self.root)
-        found = list(_walk(self.root))
-        sources = sorted(name for name in found if _is_image(name))
+        found = list(walk(self.root))
+        sources = sorted(name for name in found if is_image_name(name))
         if not sources:
             raise GvitError(f"{self.root} holds no image; known are files that end with {_known_suffixes()}")
-        _check_unicode(sources)
-        overrides = {} if self.labels is None else _read_labels(self.labels, frozenset(sources))
-        return _understand(sources, overrides, ignored=len(found) - len(sources))
+        check_unicode(sources)
+        return _understand(sources, self.labels, ignored=len(found) - len(sources))
 
     def path_of(self, entry: Entry) -> Path:
         """Return where the entry's file lies on this machine."""
         return self.root / entry.source
+
+    def reference(self, entry: Entry) -> Reference:
+        """Return that path."""
+        return self.path_of(entry)
+
+    def absolute(self) -> FolderSource:
+        """Return the same folder by its absolute path."""
+        return replace(self, root=self.root.absolute())
 
 
 def _known_suffixes() -> str:
@@ -112,10 +180,17 @@ def _check_folder(root: Path) -> None:
     except OSError as error:
         raise GvitError(f"{root} cannot be read: {error.strerror}") from error
     if not root.is_dir():
-        raise GvitError(f"{root} is not a folder; give the folder that holds the images")
+        raise GvitError(
+            f"{root} is not a folder; give the folder that holds the images, or a .tar or .parquet file"
+        )
 
 
-def _check_unicode(sources: Sequence[str]) -> None:
+def check_unicode(sources: Iterable[str]) -> None:
+    """Refuse names that are no text.
+
+    Raises:
+        GvitError: A name is not valid UTF-8.
+    """
     for source in sources:
         try:
             source.encode()
@@ -127,8 +202,12 @@ def _check_unicode(sources: Sequence[str]) -> None:
 # ---------------------------------------------------------------- the disk
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """Yield the relative path of each file that is not hidden; 1.28 million of them must take seconds."""
+def walk(root: Path) -> Iterator[str]:
+    """Yield the relative path of each file that is not hidden; 1.28 million of them must take seconds.
+
+    Raises:
+        GvitError: A folder cannot be read.
+    """
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while pending:
         prefix, ancestors = pending.pop()
@@ -156,7 +235,8 @@ def _is_folder(child: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_image(source: str) -> bool:
+def is_image_name(source: str) -> bool:
+    """Tell whether a file is an image, by its name."""
     stem, _, suffix = source.rpartition(".")
     return stem != "" and suffix.lower() in IMAGE_SUFFIXES
 
@@ -164,15 +244,21 @@ def _is_image(source: str) -> bool:
 # ---------------------------------------------------------------- the layout
 
 
-def _understand(sources: Sequence[str], overrides: Mapping[str, str], *, ignored: int) -> Listing:
+def _understand(sources: Sequence[str], labels: Path | None, *, ignored: int) -> Listing:
     split_folders = _split_folders(sources)
-    class_names = [overrides.get(s) or _class_folder(s, has_splits=bool(split_folders)) for s in sources]
+    splits = [split_folders.get(source.partition("/")[0], DEFAULT_SPLIT) for source in sources]
+    folders = [_class_folder(source, has_splits=bool(split_folders)) for source in sources]
+    overrides: Mapping[str, str] = {}
+    if labels is not None:
+        known = frozenset(c for c, split in zip(folders, splits, strict=True) if c and split == "train")
+        overrides = read_labels(labels, dict(zip(sources, splits, strict=True)), known)
+    class_names = [overrides.get(s) or folder for s, folder in zip(sources, folders, strict=True)]
     classes = tuple(sorted({name for name in class_names if name is not None}))
     index: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
     index[None] = -1
     entries = tuple(
-        Entry(key, source, split_folders.get(source.partition("/")[0], DEFAULT_SPLIT), index[name], name)
-        for key, source, name in zip(make_keys(sources), sources, class_names, strict=True)
+        Entry(key, source, split, index[name], name)
+        for key, source, split, name in zip(make_keys(sources), sources, splits, class_names, strict=True)
     )
     return Listing(entries, classes, ignored)
 
@@ -191,29 +277,27 @@ def _class_folder(source: str, *, has_splits: bool) -> str | None:
     return parts[depth] if len(parts) > depth + 1 else None
 
 
-def _read_labels(path: Path, sources: frozenset[str]) -> dict[str, str]:
-    """Read a CSV `path,label` into source -> class name."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return _parse_labels(path, csv.reader(file, strict=True), sources)
-    except OSError as error:
-        raise GvitError(f"the labels file {path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise GvitError(f"the labels file {path} is not a CSV file in UTF-8: {error}") from error
+def split_of(path: str) -> str:
+    """Return the split of a file of many images: of the first word of its name, or of a folder, that is one.
+
+    `train-000.tar`, `imagenet1k-validation-00.tar`, `data/test-00000-of-00001.parquet` and `val/0000.tar` say
+    what they hold; everything else is of the split "train".
+    """
+    parts = PurePosixPath(path).parts
+    for part in (parts[-1].rpartition(".")[0], *reversed(parts[:-1])):
+        for word in re.findall("[a-z]+", part.lower()):
+            if word in _SPLIT_OF_FOLDER:
+                return _SPLIT_OF_FOLDER[word]
+    return DEFAULT_SPLIT
 
 
-def _parse_labels(path: Path, lines: Iterator[list[str]], sources: frozenset[str]) -> dict[str, str]:
-    labels: dict[str, str] = {}
-    for number, cells in enumerate(lines, start=1):
-        where = f"{path}, line {number}"
-        if not cells or (number == 1 and [cell.strip().lower() for cell in cells] == ["path", "label"]):
-            continue
-        if len(cells) != 2 or not cells[1].strip():
-            raise GvitError(f"{where}: expected a path and a label with a comma between, found {cells}")
-        source = PurePosixPath(cells[0]).as_posix()
-        if source not in sources:
-            raise GvitError(f"{where}: {cells[0]} is no image of the source; give paths relative to it")
-        if source in labels:
-            raise GvitError(f"{where}: {cells[0]} has a label already; remove one of the two lines")
-        labels[source] = cells[1].strip()
-    return labels
+def numbered_classes(largest: int) -> tuple[str, ...]:
+    """Name the classes 0 to `largest` by their numbers, with zeros before, so that sorting keeps the order.
+
+    Raises:
+        GvitError: There would be more than 100,000 of them.
+    """
+    if largest >= MAX_NUMBERED_CLASSES:
+        raise GvitError(f"a label is {largest}; labels are whole numbers below {MAX_NUMBERED_CLASSES}")
+    digits = len(str(largest))  # none, and no name, for -1
+    return tuple(f"{number:0{digits}d}" for number in range(largest + 1))

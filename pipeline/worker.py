@@ -13,7 +13,7 @@ from ..schemas.encoding import ENCODINGS
 from ..schemas.rows import MAX_PSNR, Row
 from ..schemas.shards import BlockArrays
 from .decode import Crop, Decoded
-from .decode_pool import DecodeFailure, DecodePool, Prefetch
+from .decode_pool import MEMORY_LIMIT_BYTES, DecodeFailure, DecodePool, Prefetch
 from .fit_config import FitConfig
 from .journal import BlockResult, Journal, Outcome
 from .private_files import private_files
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..schemas.manifest import DoneMark
     from .lease import Claim
     from .plan import BlockPlan, ShardPlan
-    from .sources import Entry, FolderSource
+    from .sources import Entry, Source
 
 __all__ = ["Fits", "FitterFactory", "ImageFitter", "ShardEncoder", "WorkerSpec", "condemn", "journal_of"]
 
@@ -79,7 +79,7 @@ class WorkerSpec:
     """
 
     destination: Path
-    source: FolderSource
+    source: Source
     fit: FitConfig
     crop: Crop
     encoding: str
@@ -109,7 +109,12 @@ class ShardEncoder:
         self._spec = spec
         self._journal = journal_of(spec.destination)
         self._fitter = fitter_factory(spec.fit, spec.encoding, spec.threads, spec.device)
-        self._pool = DecodePool(workers=spec.decoders, size=spec.fit.size, crop=spec.crop)
+        self._pool = DecodePool(
+            workers=spec.decoders,
+            size=spec.fit.size,
+            crop=spec.crop,
+            memory_limit_bytes=MEMORY_LIMIT_BYTES + spec.source.reading_bytes,
+        )
         self._ahead: tuple[_Batch, Prefetch] | None = None
 
     def __enter__(self) -> ShardEncoder:
@@ -196,7 +201,7 @@ class ShardEncoder:
         return decoded
 
     def _prefetch(self, batch: _Batch) -> Prefetch:
-        return self._pool.prefetch([self._spec.source.path_of(entry) for entry in batch.entries])
+        return self._pool.prefetch([self._spec.source.reference(entry) for entry in batch.entries])
 
     def _fit(
         self, batch: _Batch, decoded: Sequence[Decoded | DecodeFailure]

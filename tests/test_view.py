@@ -210,7 +210,7 @@ def test_a_contact_sheet_shows_originals_out_of_all_classes(gvit_view, world):
         (["dst", "cats/1", "-o", "one.jpg"], "one.jpg is not the name of a PNG file"),
         (["dst", "cats/1", "-o", "src"], "src is not the name of a PNG file"),
         (["dst", "cats/1", "-o", "no/where.png"], "the folder no does not exist"),
-        (["dst", "cats/1", "--source", "no"], "no is not a folder; give the folder of the original images"),
+        (["dst", "cats/1", "--source", "no"], "there is no no; give the original images"),
     ],
 )
 def test_every_mistake_is_one_sentence_and_exit_code_2(arguments, sentence, gvit_view):
