@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .config import RunConfig
 
-__all__ = ["Layout", "Node", "check_answers", "check_versions", "lay_out"]
+__all__ = ["Layout", "Node", "check_answers", "check_versions", "choose_device", "lay_out"]
 
 ANSWER_SECONDS = 10.0
 """How long an address may take to answer."""
@@ -41,6 +41,16 @@ class Layout:
     workers: int
     cpus: int
     gpus: float
+
+
+def choose_device(nodes: Sequence[Node], run: RunConfig, here: str) -> str:
+    """Return the device of the workers: on a cluster by address GPUs where it has any, else that of `here`.
+
+    The machine of the driver need not have one: workers make sure themselves that they can use theirs.
+    """
+    if run.device != "auto" or run.ray_address is None:
+        return here
+    return "cuda" if any(node.gpus for node in nodes) else "cpu"
 
 
 def lay_out(nodes: Sequence[Node], run: RunConfig, device: str) -> Layout:

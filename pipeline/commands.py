@@ -45,7 +45,11 @@ Source = Annotated[
     ),
 ]
 Destination = Annotated[
-    Path, typer.Argument(metavar="DST", help="Folder of the dataset; continued where it is unfinished.")
+    Path,
+    typer.Argument(
+        metavar="DST",
+        help="Folder of the dataset, or a URL as s3://bucket/name; continued where it is unfinished.",
+    ),
 ]
 NumGaussians = Annotated[int, typer.Option(help="Gaussians per image.", rich_help_panel=_FIT)]
 Size = Annotated[int, typer.Option(help="Side of the square canvas in pixels.", rich_help_panel=_FIT)]
@@ -226,10 +230,12 @@ def _tell_failures(summary: EncodeSummary, console: Console) -> None:
 
 
 def _words(summary: EncodeSummary) -> str:
+    from ..schemas.urls import place_name
+
     quality = "" if summary.psnr_mean is None else f", mean PSNR {summary.psnr_mean:.2f} dB"
     steps = "" if summary.steps_mean is None else f", {summary.steps_mean:g} steps an image"
     return (
-        f"{summary.destination}: {summary.images} images, {summary.failed} failed{quality} "
+        f"{place_name(summary.destination)}: {summary.images} images, {summary.failed} failed{quality} "
         f"({summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s{steps} in this run)"
     )
 
@@ -276,6 +282,8 @@ def _number(option: str, text: str) -> int | None:
 @contextlib.contextmanager
 def _interruptible(destination: Path, console: Console) -> Generator[None]:
     """Turn Ctrl-C and SIGTERM into one sentence and an exit code."""
+    from ..schemas.urls import place_name
+
     terminated = False
 
     def terminate(_number: int, _frame: FrameType | None) -> None:
@@ -287,7 +295,7 @@ def _interruptible(destination: Path, console: Console) -> Generator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        _say(console, f"interrupted; run the same command again to finish {destination}")
+        _say(console, f"interrupted; run the same command again to finish {place_name(destination)}")
         raise typer.Exit(EXIT_TERMINATED if terminated else EXIT_INTERRUPTED) from interrupt
     finally:
         signal.signal(signal.SIGTERM, before)

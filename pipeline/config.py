@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..schemas.encoding import ENCODINGS, default_encoding
 from ..schemas.errors import GvitError
 from ..schemas.manifest import SCHEMA_VERSION
+from ..schemas.urls import as_url
 from .fit_config import FIT_VERSION, FitConfig
 from .plan import BLOCK_SIZE, Plan
 
@@ -114,7 +115,8 @@ class EncodeConfig:
 
     Attributes:
         source: The folder of images.
-        destination: The folder of the dataset; created where it does not exist.
+        destination: The folder of the dataset; created where it does not exist. Or a path made of a URL as
+            `s3://bucket/name`, which `gvit.schemas.urls.as_url` gives back.
         fit: How many Gaussians, at which size, with how much work.
         labels: A CSV file `path,label`, or None.
         crop: "none" squeezes the whole image onto the square canvas, "center" its largest centred square.
@@ -139,6 +141,11 @@ class EncodeConfig:
         _one_of("crop", self.crop, CROPS)
         _one_of("store", self.encoding, tuple(ENCODINGS))
         _one_of("format", self.format, FORMATS)
+        if self.format == "zarr" and as_url(self.destination) is not None:
+            raise GvitError(
+                "format zarr needs a folder as destination; encode to the URL as webdataset, "
+                "then use gvit pull and gvit export --to zarr"
+            )
         limit = ENCODINGS[self.encoding].max_size
         if limit is not None and self.fit.size > limit:
             raise GvitError(

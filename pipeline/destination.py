@@ -9,11 +9,15 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..schemas.checksums import ZARR_NAME
 from ..schemas.errors import DatasetError, GvitError
 from .private_files import PRIVATE
 from .run_state import RunState, load_run_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 __all__ = [
     "DATASET_JSON",
@@ -23,6 +27,8 @@ __all__ = [
     "explain",
     "holds_work",
     "inspect_destination",
+    "is_of_a_dataset",
+    "judge",
     "make_private_folder",
 ]
 
@@ -54,22 +60,44 @@ def inspect_destination(destination: Path, *, overwrite: bool) -> RunState | Non
         raise GvitError(f"{destination} is not a folder; give the folder that the dataset goes to") from error
     except OSError as error:
         raise GvitError(f"{destination} cannot be read ({error.strerror}); choose another folder") from error
+    return judge(
+        str(destination),
+        names,
+        lambda: load_run_state(destination / PRIVATE / "run.json"),
+        lambda: _content(destination / DATASET_JSON),
+        overwrite=overwrite,
+    )
+
+
+def judge(
+    place: str,
+    names: Sequence[str],
+    read_state: Callable[[], RunState | None],
+    read_manifest: Callable[[], bytes | None],
+    *,
+    overwrite: bool,
+) -> RunState | None:
+    """Decide what may be done at a place that holds files of these names; as `inspect_destination`.
+
+    Raises:
+        GvitError: It holds something else, or a dataset that cannot be continued.
+    """
     try:
-        state = load_run_state(destination / PRIVATE / "run.json")
+        state = read_state()
     except DatasetError:
         if overwrite:
             return None
         raise
     if state is not None or not names:
         return state
-    if not _is_dataset(destination):
+    if not _is_manifest(read_manifest()):
         raise GvitError(
-            f"{destination} is not empty and holds no gvit dataset (there is {', '.join(names[:3])}); "
+            f"{place} is not empty and holds no gvit dataset (there is {', '.join(names[:3])}); "
             "choose an empty or a new folder"
         )
     if not overwrite:
         raise GvitError(
-            f"{destination} holds a dataset without its {PRIVATE} folder, so it cannot be continued; "
+            f"{place} holds a dataset without its {PRIVATE} folder, so it cannot be continued; "
             "choose another folder, or replace it with --overwrite"
         )
     return None
@@ -101,7 +129,7 @@ def holds_work(destination: Path) -> bool:
 
 def clear_dataset(destination: Path) -> None:
     """Delete the files of a dataset and nothing else; `run.json` stays: a kill leaves a known folder."""
-    files = sorted(path for path in destination.iterdir() if _OF_A_DATASET.fullmatch(path.name))
+    files = sorted(path for path in destination.iterdir() if is_of_a_dataset(path.name))
     # dataset.json goes last: it is what tells a half deleted dataset from somebody's tar files.
     for path in sorted(files, key=lambda path: path.name == DATASET_JSON):
         if not path.is_dir():
@@ -130,8 +158,20 @@ def explain(error: OSError, destination: Path) -> GvitError | None:
     return GvitError(f"{destination} cannot be used ({error.strerror}); choose another folder, or try again")
 
 
-def _is_dataset(destination: Path) -> bool:
-    with contextlib.suppress(OSError, ValueError):
-        manifest = json.loads((destination / DATASET_JSON).read_bytes())
+def is_of_a_dataset(name: str) -> bool:
+    """Tell whether a file beside `.gvit/` has a name that gvit gives, finished or on its way."""
+    return _OF_A_DATASET.fullmatch(name) is not None
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _is_manifest(data: bytes | None) -> bool:
+    with contextlib.suppress(ValueError):
+        manifest = json.loads(data or b"")
         return isinstance(manifest, dict) and {"schema_version", "fields", "shards"} <= manifest.keys()
     return False

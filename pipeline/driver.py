@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ..schemas.errors import GvitError
+from ..schemas.urls import as_url, place_name
 from .dispatch import MAX_DEATHS_IN_A_ROW, Dispatch, Task
 from .plan import BlockPlan
-from .remote_worker import Greeting, Order, Reply, this_version
+from .private_files import shared_advice
+from .remote_worker import URL_SECONDS, Greeting, Order, Reply, this_version
 from .worker import condemn, journal_of
 from .worker_state import ShardProgress, WorkerState, log_path, read_state
 
@@ -137,6 +139,7 @@ class Driver:
         self._hands: list[_Hand] = []
         self._hired = 0
         self._failed_starts = 0
+        self._next_look = 0.0
         self._seen: dict[str, ShardProgress] = {}  # what was told of each shard
         self._kept: Counter[str] = Counter()  # images of a shard that this run journaled before a death
 
@@ -240,8 +243,8 @@ class Driver:
         while (state := read_state(destination, hand.name)) is None or state.pid != greeting.pid:
             if time.monotonic() > deadline:
                 raise GvitError(
-                    f"what {greeting.host} writes to {destination} does not appear here; "
-                    "it must lie on a file system that all machines share"
+                    f"what {greeting.host} writes to {place_name(destination)} does not appear here; "
+                    f"{shared_advice(destination)}"
                 )
             time.sleep(_POLL_SECONDS)
         hand.ready, hand.state = True, state
@@ -313,6 +316,10 @@ class Driver:
     def _look(self) -> None:
         """See how far the workers are, tell it, and end those that have hung for too long."""
         now = time.monotonic()
+        if now < self._next_look:
+            return
+        if as_url(self._spec.destination) is not None:
+            self._next_look = now + URL_SECONDS
         for hand in list(self._hands):
             state = read_state(self._spec.destination, hand.name) if hand.ready else None
             if state is not None and state != hand.state:

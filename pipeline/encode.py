@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import socket
 import time
@@ -13,29 +12,20 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from ..schemas.commit import atomic_write, sweep_temporaries
-from ..schemas.encoding import get_encoding
+from ..schemas.errors import GvitError
 from ..schemas.urls import place_name
 from .config import EncodeConfig, Fingerprint, RunConfig, fingerprint
-from .destination import (
-    DATASET_JSON,
-    PRIVATE,
-    clear_dataset,
-    explain,
-    holds_work,
-    inspect_destination,
-    make_private_folder,
-)
+from .destination import explain
+from .device import resolve_device
 from .engine import run_inline
-from .finished import complete, done_mark, tally_of
-from .lease import Lease
 from .open_source import open_source
 from .plan import Plan, ShardPlan, make_plan
 from .private_files import private_files
 from .progress import EventLog, Reporter, Standing, Tally, reporting
-from .retry import forget_failures, reopen_shard
-from .run_state import RunRecord, RunState, check_same, dump_run_state
+from .retry import forget_failures
+from .run_state import RunRecord, RunState, check_same
 from .snapshot import SnapshotWriter
+from .targets import Target, open_target
 from .worker import FitterFactory, ImageFitter, WorkerSpec, journal_of
 
 if TYPE_CHECKING:
@@ -44,6 +34,7 @@ if TYPE_CHECKING:
 
     from ..schemas.manifest import DoneMark
     from .fit_config import FitConfig
+    from .lease import Claim
     from .sources import Listing, Source
     from .worker_state import WorkerState
 
@@ -98,7 +89,7 @@ def look(config: EncodeConfig) -> Survey:
     listing = source.scan()
     plan = make_plan(listing.entries, config.fit.seed, config.shard_size)
     survey = Survey(source, listing, plan, fingerprint(config, plan, listing.classes))
-    _admit(config, survey)
+    _admit(config, survey, open_target(config.destination))
     return survey
 
 
@@ -119,13 +110,12 @@ def encode(
     console = Console(stderr=True) if console is None else console
     fitter_factory = make_fitter if fitter_factory is None else fitter_factory
     survey = look(config)
-    destination = config.destination
-    private = make_private_folder(destination)
     try:
-        with Lease(private) as lease:
-            return _Run(config, survey, lease, console, fitter_factory).run()
+        target = open_target(config.destination)
+        with target.lease() as lease:
+            return _Run(config, survey, target, lease.claim, console, fitter_factory).run()
     except OSError as error:
-        explained = explain(error, destination)
+        explained = explain(error, config.destination)
         if explained is None:
             raise
         raise explained from error
@@ -136,19 +126,6 @@ def make_fitter(config: FitConfig, encoding: str, threads: int, device: str) -> 
     from .fit import Fitter  # compiles; only now is it sure to be needed
 
     return Fitter(config, encoding, threads, device)
-
-
-def resolve_device(device: str) -> str:
-    """Return the device that "auto" stands for on this machine: a GPU where torch can use one."""
-    if device != "auto":
-        return device
-    try:
-        ctypes.CDLL("libcuda.so.1")  # the driver; without it, torch need not be asked, which takes seconds
-    except OSError:
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def resolve_engine(run: RunConfig) -> str:
@@ -164,7 +141,7 @@ def resolve_engine(run: RunConfig) -> str:
     return "ray" if torch.cuda.device_count() > 1 else "inline"
 
 
-def worker_spec(config: EncodeConfig, source: Source, lease: Lease) -> WorkerSpec:
+def worker_spec(config: EncodeConfig, source: Source, claim: Claim) -> WorkerSpec:
     """Work out what a worker needs to know."""
     device = resolve_device(config.run.device)
     return WorkerSpec(
@@ -177,25 +154,24 @@ def worker_spec(config: EncodeConfig, source: Source, lease: Lease) -> WorkerSpe
         device=device,
         threads=config.run.threads,
         decoders=config.run.decoders(device),
-        claim=lease.claim,
-        attempt=lease.claim.token,
+        claim=claim,
+        attempt=claim.token,
     )
 
 
-def _admit(config: EncodeConfig, survey: Survey) -> RunState | None:
+def _admit(config: EncodeConfig, survey: Survey, target: Target) -> RunState | None:
     """Return the state that this run is to go on from, None where it begins afresh."""
-    destination = config.destination
     overwrite = config.run.overwrite
-    state = inspect_destination(destination, overwrite=overwrite)
+    state = target.inspect(overwrite=overwrite)
     if state is None:
         return None
     if overwrite:
         # An interrupted --overwrite goes on when it is called again; it does not begin over and over.
-        goes_on = state.replaced and not (destination / DATASET_JSON).exists()
+        goes_on = state.replaced and not target.is_complete()
         return state if goes_on and state.fingerprint == survey.fingerprint else None
-    if state.fingerprint != survey.fingerprint and not holds_work(destination):
+    if state.fingerprint != survey.fingerprint and not target.holds_work():
         return None
-    check_same(place_name(destination), state.fingerprint, survey.fingerprint)
+    check_same(place_name(config.destination), state.fingerprint, survey.fingerprint)
     return state
 
 
@@ -206,14 +182,15 @@ class _Run:
         self,
         config: EncodeConfig,
         survey: Survey,
-        lease: Lease,
+        target: Target,
+        claim: Claim,
         console: Console,
         fitter_factory: FitterFactory,
     ) -> None:
         self._config = config
         self._survey = survey
-        self._destination = config.destination
-        self._spec = worker_spec(config, survey.source, lease)
+        self._target = target
+        self._spec = worker_spec(config, survey.source, claim)
         self._console = console
         self._fitter_factory = fitter_factory
         self._journal = journal_of(config.destination)
@@ -243,20 +220,19 @@ class _Run:
 
     def _prepare(self) -> RunState:
         """Make the destination ready; admitted again, since another run may have been at work until now."""
-        state = _admit(self._config, self._survey)
+        state = _admit(self._config, self._survey, self._target)
         if state is None:
-            clear_dataset(self._destination)
+            self._target.clear()
             state = RunState(self._survey.fingerprint, replaced=self._config.run.overwrite)
-            self._save(state)
-        sweep_temporaries(self._destination)
-        sweep_temporaries(self._destination / PRIVATE)
+            self._target.save(state)
+        self._target.sweep()
         return state
 
     def _sort_shards(self) -> list[ShardPlan]:
         """Take note of the shards that are done and return those that are to do."""
         todo: list[ShardPlan] = []
         for shard in self._survey.plan.shards:
-            mark = done_mark(self._destination, shard)
+            mark = self._target.done_mark(shard)
             if mark is None or (self._config.run.retry_failed and mark.failed):
                 todo.append(shard)
                 if self._config.run.retry_failed:
@@ -269,14 +245,7 @@ class _Run:
     def _forget_failures(self, shard: ShardPlan, mark: DoneMark | None) -> None:
         forget_failures(self._journal, shard)
         if mark is not None:
-            reopen_shard(
-                self._journal,
-                shard,
-                mark,
-                destination=self._destination,
-                encoding=get_encoding(self._spec.encoding),
-                num_gaussians=self._spec.fit.num_gaussians,
-            )
+            self._target.reopen(self._journal, shard, mark, self._config)
 
     # ------------------------------------------------------------ the work
 
@@ -284,11 +253,11 @@ class _Run:
         todo = self._sort_shards()
         if not todo:
             return
-        (self._destination / DATASET_JSON).unlink(missing_ok=True)  # it promises that nothing is missing
+        self._target.withdraw()
         self._events.write("start", images=self._survey.plan.images, shards_to_do=len(todo))
         with reporting(self._standing, self._console, self._snapshots.watch) as report:
             for mark in self._marks.values():
-                report(tally_of(self._destination, mark))
+                report(self._target.tally(mark))
             if self._engine == "ray":
                 self._run_ray(todo, report)
             else:
@@ -313,7 +282,7 @@ class _Run:
             crew=crew,
             notice=self._notice,
         )
-        run_ray(job, todo)
+        self._spec = replace(self._spec, device=run_ray(job, todo))
 
     def _notice(self, news: str) -> None:
         self._events.write("notice", news=news)
@@ -328,11 +297,11 @@ class _Run:
     def _finish(self) -> EncodeSummary:
         marks = [self._marks[shard.name] for shard in self._survey.plan.shards]
         self._journal.clear()  # workers of a run that was killed may have lived on for a moment
-        sweep_temporaries(self._destination)
-        manifest, failures = complete(self._config, self._survey.listing.classes, marks)
+        self._target.sweep()
+        manifest, failures = self._target.complete(self._config, self._survey.listing.classes, marks)
         seconds, standing = time.monotonic() - self._clock, self._standing
         return EncodeSummary(
-            destination=self._destination,
+            destination=self._config.destination,
             images=manifest.images,
             failed=manifest.failed,
             seconds=round(seconds, 3),
@@ -357,11 +326,8 @@ class _Run:
             source=str(self._config.source.absolute()),
         )
         self._events.write("end", **asdict(record))
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, GvitError):
             if self._spec.claim.still_ours():
                 self._standing.workers = {}
                 self._snapshots.write()
-                self._save(replace(state, runs=(*state.runs, record)))
-
-    def _save(self, state: RunState) -> None:
-        atomic_write(self._destination / PRIVATE / "run.json", dump_run_state(state))
+                self._target.save(replace(state, runs=(*state.runs, record)))

@@ -29,7 +29,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .. import __version__
 from ..schemas.errors import GvitError
-from .cluster import Layout, Node, check_answers, check_versions, lay_out
+from ..schemas.urls import as_url
+from .cluster import Layout, Node, check_answers, check_versions, choose_device, lay_out
 from .config import usable_cores
 from .driver import Driver, Handle, Job, WorkerDied
 from .remote_worker import Order, RemoteWorker
@@ -49,26 +50,33 @@ OBJECT_STORE_BYTES = 150 * 2**20  # plans of shards travel through it, results n
 _ANSWER_SECONDS = 60.0  # for a node that is asked for its version
 
 
-def run_ray(job: Job, shards: Sequence[ShardPlan]) -> None:
+def run_ray(job: Job, shards: Sequence[ShardPlan]) -> str:
     """Encode the shards on a Ray cluster, or on one that is started for this on this machine.
+
+    Returns:
+        The device that its workers have used.
 
     Raises:
         GvitError: The cluster does not answer, its machines do not fit the job, workers keep dying, or the
             lease is lost.
         OSError: The destination cannot be written.
     """
-    if not shards:
-        return
     job = replace(job, spec=_absolute(job.spec))
+    if not shards:
+        return job.spec.device
     forget_workers(job.spec.destination)
     with _connected(job.run):
         nodes = _nodes()
         check_versions(__version__, _versions(nodes))
-        layout = lay_out([node for _, node in nodes], job.run, job.spec.device)
+        machines = [node for _, node in nodes]
+        device = choose_device(machines, job.run, job.spec.device)
+        job = replace(job, spec=replace(job.spec, device=device))
+        layout = lay_out(machines, job.run, device)
         try:
             Driver(job, _Actors(layout), layout, shards).work()
         finally:
             forget_workers(job.spec.destination)
+    return device
 
 
 # ---------------------------------------------------------------- the cluster
@@ -237,12 +245,11 @@ class _Actors:
 
 def _absolute(spec: WorkerSpec) -> WorkerSpec:
     """Return a spec that means the same in another working directory."""
-    return replace(
-        spec,
-        destination=spec.destination.absolute(),
-        source=spec.source.absolute(),
-        claim=replace(spec.claim, path=spec.claim.path.absolute()),
-    )
+    spec = replace(spec, source=spec.source.absolute())
+    if as_url(spec.destination) is not None:
+        return spec
+    claim = replace(spec.claim, path=spec.claim.path.absolute())
+    return replace(spec, destination=spec.destination.absolute(), claim=claim)
 
 
 def _short(error: RayError) -> str:

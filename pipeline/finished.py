@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .config import EncodeConfig
     from .plan import ShardPlan
 
-__all__ = ["complete", "done_mark", "tally_of"]
+__all__ = ["complete", "done_mark", "first_failures", "manifest_of", "tally_of", "tally_of_rows"]
 
 _FAILURES_SHOWN = 5
 
@@ -59,7 +59,12 @@ def tally_of(destination: Path, mark: DoneMark) -> Tally:
     Raises:
         DatasetError: Its rows are damaged.
     """
-    psnr_sum: float | None = pc.sum(read_rows(destination, mark)["psnr"]).as_py()
+    return tally_of_rows(mark, read_rows(destination, mark))
+
+
+def tally_of_rows(mark: DoneMark, rows: pa.Table) -> Tally:
+    """Sum up what became of the images of a finished shard, given its rows."""
+    psnr_sum: float | None = pc.sum(rows["psnr"]).as_py()
     return Tally(mark.images, mark.failed, psnr_sum or 0.0, fresh=False)
 
 
@@ -77,8 +82,21 @@ def complete(
     """
     columns = ["source", "status", "error", "psnr"]
     tables = [read_rows(config.destination, mark).select(columns) for mark in marks]
+    manifest = manifest_of(config, classes, marks, tables)
+    dataset = open_shards(config.destination, manifest)
+    if not (config.destination / README).exists() or not (config.destination / MANIFEST_NAME).exists():
+        atomic_write(config.destination / README, dataset_card(dataset).encode())
+    _convert(config, dataset)
+    write_manifest(config.destination, manifest)
+    return manifest, first_failures(tables)
+
+
+def manifest_of(
+    config: EncodeConfig, classes: Sequence[str], marks: Sequence[DoneMark], tables: Sequence[pa.Table]
+) -> Manifest:
+    """Return the manifest of finished shards, given their done marks and rows."""
     fit = config.fit
-    manifest = build_manifest(
+    return build_manifest(
         gaussians=fit.num_gaussians,
         size=fit.size,
         encoding=config.encoding,
@@ -87,12 +105,11 @@ def complete(
         marks=marks,
         tables=tables,
     )
-    dataset = open_shards(config.destination, manifest)
-    if not (config.destination / README).exists() or not (config.destination / MANIFEST_NAME).exists():
-        atomic_write(config.destination / README, dataset_card(dataset).encode())
-    _convert(config, dataset)
-    write_manifest(config.destination, manifest)
-    return manifest, tuple(islice(_failures(tables), _FAILURES_SHOWN))
+
+
+def first_failures(tables: Sequence[pa.Table]) -> tuple[tuple[str, str], ...]:
+    """Return the first few failures in the rows of shards as (source, reason)."""
+    return tuple(islice(_failures(tables), _FAILURES_SHOWN))
 
 
 def _convert(config: EncodeConfig, dataset: Dataset) -> None:

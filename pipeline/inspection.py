@@ -18,7 +18,8 @@ __all__ = ["info_command", "status_command", "view_command"]
 
 EXIT_STOPPED = 1
 
-Destination = Annotated[Path, typer.Argument(metavar="DST", help="Folder of a finished dataset.")]
+Destination = Annotated[Path, typer.Argument(metavar="DST", help="Folder or URL of a finished dataset.")]
+Begun = Annotated[Path, typer.Argument(metavar="DST", help="Folder or URL of a dataset, finished or not.")]
 Key = Annotated[
     str | None,
     typer.Argument(
@@ -49,7 +50,9 @@ def info_command(destination: Destination, as_json: Json = False) -> None:
 
 
 def status_command(
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder of a dataset, finished or not.")],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="Folder or URL of a dataset, finished or not.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Say how far an encode is, from its files alone: from another terminal, or another machine.

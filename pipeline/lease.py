@@ -22,11 +22,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..schemas.errors import GvitError
+from ..schemas.urls import as_url, place_name
+from .private_files import private_files
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["HEARTBEAT_SECONDS", "STALE_SECONDS", "Claim", "Holder", "Lease", "live_holder"]
+__all__ = [
+    "HEARTBEAT_SECONDS",
+    "STALE_SECONDS",
+    "Claim",
+    "Holder",
+    "Lease",
+    "live_holder",
+    "lives_here",
+    "parse_holder",
+    "refusal",
+    "this_process",
+]
 
 HEARTBEAT_SECONDS = 20.0
 """How often a live holder touches its lease."""
@@ -50,17 +63,24 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a worker carries to check the lease under which it works; it can be sent to another process."""
+    """What a worker carries to check the lease under which it works; it can be sent to another process.
+
+    `path` is that of the lease, or a path made of its URL.
+    """
 
     path: Path
     token: str
 
     def still_ours(self) -> bool:
-        """Tell whether the lease on disk is the one that this claim was handed out under.
+        """Tell whether the lease that is there is the one that this claim was handed out under.
 
         Raises:
             FileNotFoundError: The whole folder is gone.
+            GvitError: The place behind the URL cannot be read.
         """
+        if as_url(self.path) is not None:
+            holder = parse_holder(private_files(self.path.parent.parent).read(self.path.name))
+            return holder is not None and holder.token == self.token
         holder = _read(self.path)
         if holder is None and not self.path.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, "it was removed", str(self.path))
@@ -75,7 +95,7 @@ class Claim:
         """
         if not self.still_ours():
             raise GvitError(
-                f"another gvit encode has taken over {destination}: "
+                f"another gvit encode has taken over {place_name(destination)}: "
                 "let it finish, or stop it and run this again"
             )
 
@@ -86,7 +106,7 @@ class Lease:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "lease"
         self._lock_path = folder / "lease.lock"
-        self._holder = _this_process()
+        self._holder = this_process()
         self._released = threading.Event()
         self._heart: threading.Thread | None = None
 
@@ -105,7 +125,7 @@ class Lease:
         with self._locked() as now:
             current = _read(self._path)
             if current is not None and _alive(self._path, current, now):
-                raise GvitError(_refusal(self._path.parent.parent, current))
+                raise GvitError(refusal(self._path.parent.parent, current))
             temporary = self._path.with_name(f".lease.{self._holder.token}.tmp")
             temporary.write_text(json.dumps(asdict(self._holder)) + "\n")
             temporary.replace(self._path)
@@ -157,30 +177,47 @@ def live_holder(folder: Path) -> Holder | None:
 
 
 def _alive(path: Path, holder: Holder, now: float) -> bool:
-    if holder.host == socket.gethostname():
-        return _start_of(holder.pid) == holder.start
+    here = lives_here(holder)
+    if here is not None:
+        return here
     return now - path.stat().st_mtime < STALE_SECONDS
 
 
-def _this_process() -> Holder:
+def lives_here(holder: Holder) -> bool | None:
+    """Tell whether a holder is alive, None where it is on another host."""
+    if holder.host != socket.gethostname():
+        return None
+    return _start_of(holder.pid) == holder.start
+
+
+def this_process() -> Holder:
+    """Return this process as the holder of a new lease."""
     start = _start_of(os.getpid())
     return Holder(socket.gethostname(), os.getpid(), start or "", uuid.uuid4().hex)
 
 
-def _refusal(destination: Path, holder: Holder) -> str:
+def refusal(destination: Path, holder: Holder) -> str:
+    """Say that somebody else is at work."""
     where = "this machine" if holder.host == socket.gethostname() else f"host {holder.host}"
     return (
-        f"{destination} is being encoded by process {holder.pid} on {where}; "
+        f"{place_name(destination)} is being encoded by process {holder.pid} on {where}; "
         "wait for it, stop it, or choose another folder"
     )
 
 
 def _read(path: Path) -> Holder | None:
-    """Read a lease; a damaged one (a disk that was full, a power cut) has no holder."""
     try:
-        fields = json.loads(path.read_bytes())
+        return parse_holder(path.read_bytes())
+    except OSError:
+        return None
+
+
+def parse_holder(data: bytes | None) -> Holder | None:
+    """Read a lease; none, or a damaged one (a disk that was full, a power cut), has no holder."""
+    try:
+        fields = json.loads(data or b"")
         return Holder(str(fields["host"]), int(fields["pid"]), str(fields["start"]), str(fields["token"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -15,7 +15,15 @@ from ..schemas.urls import as_url
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PRIVATE", "FolderFiles", "PrivateFiles", "UrlFiles", "local_folder", "private_files"]
+__all__ = [
+    "PRIVATE",
+    "FolderFiles",
+    "PrivateFiles",
+    "UrlFiles",
+    "local_folder",
+    "private_files",
+    "shared_advice",
+]
 
 PRIVATE = ".gvit"
 """The folder below a dataset that is not part of it."""
@@ -112,6 +120,13 @@ def private_files(destination: Path) -> PrivateFiles:
     """Return the private files of a destination, which is a folder or a path made of a URL."""
     url = as_url(destination)
     return FolderFiles(destination / PRIVATE) if url is None else UrlFiles(open_remote(url))
+
+
+def shared_advice(destination: Path) -> str:
+    """Say what all machines must have in common, where one does not see what another has written."""
+    if as_url(destination) is None:
+        return "it must lie on a file system that all machines share"
+    return "all machines must reach it, with the same credentials"
 
 
 def local_folder(destination: Path) -> Path:

@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..schemas.errors import GvitError
+from ..schemas.urls import as_url, place_name
+from .device import resolve_device
 from .fit_config import FIT_VERSION
+from .private_files import shared_advice
 from .worker import ShardEncoder
 from .worker_state import ShardProgress, WorkerState, log_path, write_state
 
@@ -30,8 +33,12 @@ if TYPE_CHECKING:
     from .sources import Entry
     from .worker import FitterFactory, WorkerSpec
 
-__all__ = ["Greeting", "Order", "RemoteWorker", "Reply", "this_version"]
+__all__ = ["URL_SECONDS", "Greeting", "Order", "RemoteWorker", "Reply", "this_version"]
 
+URL_SECONDS = 5.0
+"""Between two states of a shard, and two looks at them, where each costs a request to an object store."""
+
+_SHARED = "it must lie on a file system that all machines share"
 _STATE_SECONDS = 0.5  # between two states of a shard, so that small images do not wear out a network disk
 
 
@@ -80,6 +87,7 @@ class RemoteWorker:
         self._order = order
         self._state = WorkerState(order.name, socket.gethostname(), os.getpid(), "starting")
         self._shown = 0.0
+        self._interval = _STATE_SECONDS if as_url(order.spec.destination) is None else URL_SECONDS
         self._encoder: ShardEncoder | None = None
 
     def greet(self) -> Greeting:
@@ -119,25 +127,29 @@ class RemoteWorker:
             return (
                 f"{host} has gvit {this_version()} and this machine {order.version}; install the same on both"
             )
-        shared = "it must lie on a file system that all machines share"
+        if spec.device == "cuda" and resolve_device("auto") != "cuda":
+            return f"{host} has no GPU that torch can use; check its driver and torch, or give --device cpu"
+        place, advice = place_name(spec.destination), shared_advice(spec.destination)
         try:
             if not spec.claim.still_ours():
-                return f"{host} sees another {spec.destination} than this machine; {shared}"
+                return f"{host} sees another {place} than this machine; {advice}"
             self._show(doing="starting")
             if order.own_log:
                 self._redirect_output()
         except FileNotFoundError:
-            return f"{host} does not see {spec.destination}; {shared}"
+            return f"{host} does not see {place}; {advice}"
         except OSError as error:
-            return f"{host} cannot write {spec.destination} ({error.strerror}); {shared}"
+            return f"{host} cannot write {error.filename or place} ({error.strerror}); {advice}"
+        except GvitError as error:
+            return f"on {host}: {error}"
         if not os.path.lexists(spec.source.path_of(order.witness)):
-            return f"{host} does not see {spec.source.path_of(order.witness)}; {shared}"
+            return f"{host} does not see {spec.source.path_of(order.witness)}; {_SHARED}"
         return None
 
     def _redirect_output(self) -> None:
         """Send what this process prints into its log, crashes of compiled code included."""
         path = log_path(self._order.spec.destination, self._order.name)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=as_url(self._order.spec.destination) is not None, exist_ok=True)
         log = path.open("a", buffering=1)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -167,7 +179,7 @@ class RemoteWorker:
 
     def _report(self, tally: Tally) -> None:
         self._state = self._state.next(progress=self._state.progress.plus(tally))
-        if time.monotonic() - self._shown >= _STATE_SECONDS:
+        if time.monotonic() - self._shown >= self._interval:
             self._show()
 
     def _show(self, **changes: object) -> None:

@@ -7,12 +7,16 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..schemas.errors import GvitError
-from ..schemas.manifest import MANIFEST_NAME, read_manifest
-from .destination import PRIVATE
+from ..schemas.json_codec import from_json
+from ..schemas.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, read_manifest
+from ..schemas.remote import open_remote
+from ..schemas.urls import as_url, place_name
 from .lease import Holder, live_holder
+from .private_files import PRIVATE, private_files
 from .progress import plain_duration
-from .run_state import load_run_state
+from .run_state import RunState, parse_run_state
 from .snapshot import Snapshot, read_snapshot
+from .url_lease import live_holder_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +59,7 @@ class Status:
     def lines(self) -> Iterator[str]:
         """Say it for people, a line each."""
         where = "" if self.holder is None else f" (process {self.holder.pid} on {self.holder.host})"
-        yield f"{self.destination}: {self.state}{where}"
+        yield f"{place_name(self.destination)}: {self.state}{where}"
         psnr = "" if self.psnr_mean is None else f", {self.psnr_mean:.2f} dB"
         eta = "" if self.eta_seconds is None else f", {plain_duration(self.eta_seconds)} to go"
         rate = f", {self.images_per_second:.1f} images/s{eta}" if self.state == RUNNING else ""
@@ -72,20 +76,37 @@ def status_of(destination: Path) -> Status:
     """Look at the files of a destination, and change nothing.
 
     Raises:
-        GvitError: There is no dataset, begun or finished.
+        GvitError: There is no dataset, begun or finished, or the URL cannot be read.
     """
-    holder = live_holder(destination / PRIVATE)
-    if holder is None and (destination / MANIFEST_NAME).is_file():
-        return _finished(destination)
-    state = load_run_state(destination / PRIVATE / "run.json")
+    url = as_url(destination)
+    holder = live_holder(destination / PRIVATE) if url is None else live_holder_at(destination)
+    manifest = None if holder is not None else _manifest(destination, url)
+    if manifest is not None:
+        return _finished(destination, manifest)
+    state = _state(destination)
     if state is None and holder is None:
-        raise GvitError(f"{destination} holds no dataset, begun or finished; give the DST of a gvit encode")
+        raise GvitError(
+            f"{place_name(destination)} holds no dataset, begun or finished; give the DST of a gvit encode"
+        )
     images = 0 if state is None else int(state.fingerprint.get("images") or 0)
     return _unfinished(destination, images, holder, read_snapshot(destination))
 
 
-def _finished(destination: Path) -> Status:
-    manifest = read_manifest(destination)
+def _manifest(destination: Path, url: str | None) -> Manifest | None:
+    """Return the manifest of a finished dataset; one behind a URL is finished once its checksums list it."""
+    if url is None:
+        return read_manifest(destination) if (destination / MANIFEST_NAME).is_file() else None
+    remote = open_remote(url)
+    data = remote.read(MANIFEST_NAME) if MANIFEST_NAME in remote.checksums() else None
+    return None if data is None else from_json(Manifest, data, schema_version=SCHEMA_VERSION)
+
+
+def _state(destination: Path) -> RunState | None:
+    data = private_files(destination).read("run.json")
+    return None if data is None else parse_run_state(data, f"{place_name(destination)}/{PRIVATE}/run.json")
+
+
+def _finished(destination: Path, manifest: Manifest) -> Status:
     total = manifest.images + manifest.failed
     psnr = None if manifest.psnr is None else manifest.psnr.mean
     return Status(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -142,15 +142,23 @@ class Remote:
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
-        with self._explaining("written"):
-            if self.filesystem.exists(self._path(name)):
-                self.filesystem.rm_file(self._path(name))
+        with self._explaining("written"), suppress(FileNotFoundError):
+            self.filesystem.rm_file(self._path(name))
+
+    def holds(self, folder: str) -> bool:
+        """Tell whether there is any file below a folder.
+
+        Raises:
+            GvitError: the place cannot be read.
+        """
+        with self._explaining("read"):
+            self.filesystem.invalidate_cache()
+            return bool(self.filesystem.find(self._path(folder)))
 
     def remove_folder(self, name: str) -> None:
         """Remove every file below a folder, if there are any."""
-        with self._explaining("written"):
-            self.filesystem.invalidate_cache()
-            if self.filesystem.find(self._path(name)):
+        if self.holds(name):
+            with self._explaining("written"):
                 self.filesystem.rm(self._path(name), recursive=True)
 
     def _make_room(self, name: str) -> None:

@@ -41,6 +41,7 @@ def encode_with(monkeypatch):
     def run(crew, workers, *arguments, **options):
         def run_local(job, shards):
             Driver(job, crew, Layout(workers, 1, 0.0), shards).work()
+            return job.spec.device
 
         monkeypatch.setattr(engine_ray, "run_ray", run_local)
         return fake.fake_encode(*arguments, engine="ray", **options)
