@@ -11,6 +11,7 @@ import sys
 import typer
 
 from .benchmarks.commands import bench_app
+from .original_images import open_images
 from .pipeline.card_command import card_command
 from .pipeline.commands import encode_command
 from .pipeline.demo import demo_command
@@ -23,6 +24,7 @@ from .train.commands import evaluate_command, train_command
 __all__ = ["encode_main", "main", "train_main"]
 
 EXIT_BAD_INPUT = 2
+_TRAINING = {"obj": open_images}  # stage 2 gets from stage 1 what it may not import
 
 
 def _new_app(description: str | None = None) -> typer.Typer:
@@ -63,7 +65,7 @@ app.command("export")(export_command)
 app.command("card")(card_command)
 app.command("push")(push_command)
 app.command("pull")(pull_command)
-app.command("train")(train_command)
+app.command("train", context_settings=_TRAINING)(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("predict")(predict_command)
 
@@ -91,5 +93,5 @@ def encode_main() -> None:
 def train_main() -> None:
     """`gvit-train`: the same as `gvit train`."""
     alone = _new_app()
-    alone.command("gvit-train")(train_command)
+    alone.command("gvit-train", context_settings=_TRAINING)(train_command)
     _run(alone)

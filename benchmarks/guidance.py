@@ -1,6 +1,6 @@
-"""What guidance does for accuracy: no guidance, refine and direct, and patches, on any folder of images.
+r"""What guidance does for accuracy: no guidance, refine and direct, and patches, on any folder of images.
 
-    python -m gvit.benchmarks.guidance IMAGES --num-gaussians 16 --size 32 --seeds 3 --log runs.jsonl \\
+    python -m gvit.benchmarks.guidance IMAGES --num-gaussians 16 --size 32 --seeds 3 --log runs.jsonl \
         --run none --run "refine gamma=0.1" --run "direct gamma=-0.5 fraction=0.25" --run patches
 
 To choose gammas, sweep with `--held-out 0.2`: that part of train/ is evaluated on and val/ is not looked at.
@@ -80,7 +80,9 @@ def run_one(name: str, config: TrainConfig, images: Path, setting: str) -> Outco
     data = open_training_data(config.data, 0)
     ranks = Ranks(0, 1, pick_device(config.run.device))
     if name == "patches":
-        trainer = PixelTrainer(config, data, (pixels_of(data.train, images), pixels_of(data.val, images)), ranks)
+        trainer = PixelTrainer(
+            config, data, (pixels_of(data.train, images), pixels_of(data.val, images)), ranks
+        )
     else:
         trainer = build_trainer(config, data, ranks)
     began, moved = time.perf_counter(), None
@@ -119,7 +121,7 @@ def config_of(name: str, seed: int, shards: Path, out: Path, given: argparse.Nam
 
 
 def compare(outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """Sum up runs by name: means, spreads over seeds, paired differences to "none" and their 95 % intervals."""
+    """Sum up runs by name: means, spreads over seeds, paired differences to "none", their 95 % intervals."""
     names = list(dict.fromkeys(outcome.name for outcome in outcomes))
     runs = {name: {o.seed: o for o in outcomes if o.name == name} for name in names}
     base = runs.get(_BASE, {})
@@ -174,7 +176,9 @@ def _print(results: list[dict[str, Any]]) -> None:
 
 def _logged(log: Path, setting: str) -> list[Outcome]:
     lines = log.read_text().splitlines() if log.exists() else []
-    return [outcome for outcome in (Outcome(**json.loads(line)) for line in lines) if outcome.setting == setting]
+    return [
+        outcome for outcome in (Outcome(**json.loads(line)) for line in lines) if outcome.setting == setting
+    ]
 
 
 def _parse() -> argparse.Namespace:

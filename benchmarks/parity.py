@@ -108,7 +108,7 @@ def _train(
     began = time.perf_counter()
     while not trainer.finished:
         trainer.train_epoch(lambda: None)
-    trainer.check_loss()
+    trainer.check_health()
     seconds = time.perf_counter() - began
     return trainer.evaluate().top1, seconds
 

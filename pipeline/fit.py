@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..render.cpu import render_batch
+from ..render.fidelity import psnr
 from ..render.lanes import LANES
 from ..render.strips import Workspace, make_workspace
 from ..schemas.encoding import decode, encode
@@ -25,10 +26,9 @@ from .relocate import Relocation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..render.jit import Floats
     from .fit_config import FitConfig
 
-__all__ = ["RATES", "RELOCATION", "FitResult", "Fitter", "cost_of", "psnr", "schedule"]
+__all__ = ["RATES", "RELOCATION", "FitResult", "Fitter", "cost_of", "schedule"]
 
 # Measured on one core at 224 x 224, N = 256, in full-size render + backward steps: a step on the half-size
 # canvas costs 0.36, a round of relocation 2.2 on the full canvas and 0.65 on the half.
@@ -96,16 +96,6 @@ def cost_of(config: FitConfig, stages: npt.NDArray[np.int64], taken: npt.NDArray
         step, each = (1.0, _FULL_ROUND) if canvas == config.size else (_HALF_STEP, _HALF_ROUND)
         cost += done * (step + each * rounds / steps)
     return cost
-
-
-def psnr(rendering: Floats, target: npt.NDArray[np.uint8]) -> float:
-    """-10 log10 of the mean squared error of clip(rendering [3, S, S]) against 8-bit pixels [S, S, 3], in dB.
-
-    A perfect rendering has 100 dB: infinity is no number in JSON.
-    """
-    shown = rendering.clip(0.0, 1.0).transpose(1, 2, 0).astype(np.float64)
-    error = float(np.square(shown - target / 255.0).mean())
-    return -10.0 * math.log10(max(error, 1e-10))
 
 
 def _image_seed(seed: int, key: str) -> int:

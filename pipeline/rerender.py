@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
 
-from ..render.cpu import render_numpy
+from ..render.cpu import render_batch
+from ..render.fidelity import psnr
 from ..schemas.dataset import Dataset, open_dataset
-from ..schemas.rows import MAX_PSNR, Row, table_to_rows
+from ..schemas.rows import Row, table_to_rows
 from ..schemas.verify import Fault
 from .pictures import originals_of
 
@@ -55,9 +55,8 @@ def _problem(dataset: Dataset, originals: Originals, row: Row) -> str | None:
     if original.pixels is None:
         return f"{row.key} cannot be compared with {row.source}: {original.absence}"
     size = dataset.manifest.size
-    (rendering,) = render_numpy(dataset.by_key(row.key).gaussians[None], size, size)
-    error = float(np.mean((rendering.astype(np.float64) - original.pixels / 255) ** 2))
-    psnr = min(MAX_PSNR, -10 * math.log10(error)) if error else MAX_PSNR
-    if abs(psnr - (row.psnr or 0.0)) <= PSNR_TOLERANCE:
+    (rendering,) = render_batch(dataset.by_key(row.key).gaussians[None], size, size)
+    found = psnr(rendering, original.pixels)
+    if abs(found - (row.psnr or 0.0)) <= PSNR_TOLERANCE:
         return None
-    return f"the psnr of {row.key} is {psnr:.2f} dB where its row says {row.psnr:.2f} dB"
+    return f"the psnr of {row.key} is {found:.2f} dB where its row says {row.psnr:.2f} dB"

@@ -132,6 +132,7 @@ def _write_shards(dataset: Dataset, folder: Path, selection: Selection) -> Manif
         tables=tables,
         name=old.name,
         label_informed=old.label_informed,
+        tuning=old.tuning,
     )
 
 

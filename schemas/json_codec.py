@@ -10,7 +10,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import DatasetError
 
-__all__ = ["from_json", "to_json"]
+__all__ = ["OPTIONAL", "from_json", "to_json"]
 
 Value = TypeVar("Value")
 INT64_MAX = (1 << 63) - 1
@@ -24,10 +24,20 @@ KINDS: dict[Any, str] = {
     types.NoneType: "null",
 }
 
+OPTIONAL = "optional"
+"""In the metadata of a field: it may be missing, which means None."""
+
 
 def to_json(value: Any) -> bytes:  # noqa: ANN401
-    """Return a dataclass as UTF-8 JSON: its fields in their order, ``indent=1``, a newline at the end."""
-    return (json.dumps(asdict(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """Return a dataclass as UTF-8 JSON: its fields in their order, ``indent=1``, a newline at the end.
+
+    A field of the outermost object that is ``OPTIONAL`` is left out where it is None.
+    """
+    document = asdict(value)
+    for field in fields(value):
+        if OPTIONAL in field.metadata and document[field.name] is None:
+            del document[field.name]
+    return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def from_json(kind: type[Value], data: bytes, *, schema_version: int) -> Value:
@@ -77,6 +87,9 @@ def _parse_fields(kind: Any, document: dict[str, Any], place: str) -> Any:  # no
     values: dict[str, Any] = {}
     for field in fields(kind):
         inside = f"{place}.{field.name}" if place else field.name
+        if field.name not in document and OPTIONAL in field.metadata:
+            values[field.name] = None
+            continue
         if field.name not in document:
             raise DatasetError(f"lacks the field {inside!r}")
         values[field.name] = _parse(hints[field.name], document[field.name], inside)

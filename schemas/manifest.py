@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from .encoding import ENCODINGS
 from .errors import DatasetError
 from .files import read_file
 from .gaussians import FIELDS
-from .json_codec import from_json
+from .json_codec import OPTIONAL, from_json
 from .rule import RULE, BlendRule
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "Manifest",
     "PsnrSummary",
     "ShardSummary",
+    "Tuning",
     "build_manifest",
     "check_shard_name",
     "read_done_mark",
@@ -67,6 +68,25 @@ class FitInfo:
     seed: int
     crop: str
     fit_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How sets that were fitted were moved afterwards, with the help of their labels.
+
+    Attributes:
+        mode: of guidance: "direct".
+        gamma: weight of the classifier's gradient.
+        epochs: of training that moved them.
+        seed: of that training.
+        source: SHA-256 of the ``dataset.json`` that they were before.
+    """
+
+    mode: str
+    gamma: float
+    epochs: int
+    seed: int
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +200,7 @@ class Manifest:
         splits: name to number of stored sets, sorted by name.
         psnr: None where no set is stored.
         shards: in the order of their names.
+        tuning: how labels had a part in the sets; None where they had none.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -197,6 +218,7 @@ class Manifest:
     splits: dict[str, int]
     psnr: PsnrSummary | None
     shards: tuple[ShardSummary, ...]
+    tuning: Tuning | None = field(default=None, metadata={OPTIONAL: True})
 
     def __post_init__(self) -> None:
         newer = "install the gvit that wrote it"
@@ -246,6 +268,7 @@ def build_manifest(
     tables: Sequence[pa.Table],
     name: str | None = None,
     label_informed: bool = False,
+    tuning: Tuning | None = None,
 ) -> Manifest:
     """Return the manifest of the shards that these done marks and row tables describe, in any order.
 
@@ -259,6 +282,7 @@ def build_manifest(
         tables: tables of ``ROW_SCHEMA`` that together hold the rows of all shards.
         name: of the dataset.
         label_informed: whether labels had a part in the sets.
+        tuning: how, where they had.
 
     Raises:
         DatasetError: what they describe breaks a promise of the manifest.
@@ -277,6 +301,7 @@ def build_manifest(
         splits=_count_splits(shards),
         psnr=_summarize_psnr(tables),
         shards=shards,
+        tuning=tuning,
     )
 
 

@@ -297,6 +297,7 @@ def _check_sums_of(manifest: Manifest, marks: list[DoneMark], tables: list[pa.Ta
         tables=tables,
         name=manifest.name,
         label_informed=manifest.label_informed,
+        tuning=manifest.tuning,
     )
     if replace(expected, psnr=manifest.psnr) != manifest:
         raise DatasetError("its shards are not those of the done marks")

@@ -10,12 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from gvit.pipeline import fit_torch
-from gvit.pipeline.fit import RATES, RELOCATION, Fitter, psnr, schedule
+from gvit.pipeline.fit import RATES, RELOCATION, Fitter, schedule
 from gvit.pipeline.fit_config import FitConfig
 from gvit.pipeline.fit_cpu import fit_end, fit_start, to_strips
 from gvit.pipeline.fit_torch import Canvas, fit_batch
 from gvit.pipeline.optimise import blend_and_compare, gather_gradients, place_on_screen
 from gvit.pipeline.relocate import removal_costs
+from gvit.render.fidelity import psnr
 from gvit.render.cpu import render_batch
 from gvit.render.cuda import project
 from gvit.render.operator import render

@@ -232,14 +232,14 @@ def test_evaluation_sums_are_exact():
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(
     shards, tmp_path, monkeypatch
 ):
-    stock = Trainer._loss
+    stock = Trainer.learn
 
-    def loss(self, batch):
+    def learn(self, batch):
         if self.step == 9:
             batch.gaussians[0, 0, 0] = float("nan")
         return stock(self, batch)
 
-    monkeypatch.setattr(Trainer, "_loss", loss)
+    monkeypatch.setattr(Trainer, "learn", learn)
     plain = {"augment": AugmentConfig(), "mix": MixConfig()}
     with pytest.raises(
         GvitError, match=r"no number any more at step 10; the last good checkpoint is .*step-00000008"
@@ -249,12 +249,13 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
 
 
 def test_a_bad_loss_between_two_lines_is_found_before_it_is_saved(shards, tmp_path, monkeypatch):
-    stock = Trainer._loss
+    stock = Trainer.learn
 
-    def loss(self, batch):
-        return stock(self, batch) * (float("nan") if self.step == 1 else 1.0)
+    def learn(self, batch):
+        logits, targets = stock(self, batch)
+        return logits * (float("nan") if self.step == 1 else 1.0), targets
 
-    monkeypatch.setattr(Trainer, "_loss", loss)
+    monkeypatch.setattr(Trainer, "learn", learn)
     rare = RunConfig(out=tmp_path, log_every=4, tensorboard=False)
     interrupt_at(monkeypatch, 3)
     with pytest.raises(GvitError, match="no number any more"):

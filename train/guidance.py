@@ -1,17 +1,16 @@
-"""Guidance: the classifier's gradient steers the Gaussians, a reconstruction loss keeps them true to the image.
+"""Guidance: the classifier's gradient steers the Gaussians, a reconstruction loss keeps them true to images.
 
-All modes take one backward pass. In "refine" a network moves the sets; it receives the gradient of
-reconstruction plus gamma times the classifier's, while the classifier itself learns with weight 1. In "direct"
-the stored sets of some samples take a bounded step against the same two gradients, each bounded on its own:
-normalised together, the class term would win wherever reconstruction is already at its optimum.
+Both modes take one backward pass. In "refine" a network moves the sets; it receives the gradient of
+reconstruction plus gamma times the classifier's, while the classifier itself learns with weight 1. In
+"direct" the stored sets of some samples take a step against the same two gradients, each bounded on its own:
+normalised together, the class term would win wherever reconstruction is at its optimum.
 
-Only training samples are ever guided by a label. Evaluation runs the refiner, which knows nothing but the set,
-and never a move of "direct".
+Only training samples are ever guided by a label. Evaluation runs the refiner, which knows nothing but the
+set, and never a move of "direct".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +21,8 @@ from .keyed_random import uniform
 from .motion import move
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .guidance_config import GuidanceConfig
     from .loader import Batch
     from .movement import Movement, MovementReport
@@ -34,6 +35,8 @@ __all__ = ["DirectGuide", "Guide", "Guided", "NoGuide", "RefineGuide"]
 
 _LARGEST_SHARE = 3.0
 """Of a normalised gradient: no coordinate steps further than this many times the root mean square."""
+
+_TINY = 1e-30
 
 
 def _nothing() -> None:
@@ -146,7 +149,7 @@ class RefineGuide(_CountingGuide):
     refiner: Refiner
 
     def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:
-        """Let the refiner move own sets and partners, as it does at evaluation, and render some of the own."""
+        """Let the refiner move sets and partners, as it does at evaluation, and render some of the sets."""
         moves = self.refiner(batch.gaussians)
         seen = _ScaleGradient.apply(moves, gamma)
         self.movement.watch(seen)
@@ -191,27 +194,33 @@ class DirectGuide(_CountingGuide):
             return Guided(batch)
         samples, stored = batch.indices[chosen], batch.gaussians[chosen]
         before = self.store.read(samples)
-        for_class, for_image = (before.clone().requires_grad_() for _ in range(2))
-        seen = self._moved(stored, for_class)
-        self.movement.watch(for_class)
+        seen_moves = before.clone().requires_grad_()
+        seen = self._moved(stored, seen_moves)
+        self.movement.watch(seen_moves)
         self.movement.count(stored, seen)
-        rendered = self.reconstruction(self._moved(stored, for_image), stored, samples)
-        self.movement.compare(rendered)
+        back = self._way_back(before, stored, samples)
 
         def step() -> None:
-            pull = self._pull_back(rendered.error - rendered.stored_error)
-            push = gamma * _bounded(for_class.grad) + pull * _bounded(for_image.grad)
-            self.store.write(samples, (before - self.config.step * push).clamp(-1.0, 1.0))
+            push = self.config.step * gamma * _bounded(seen_moves.grad)
+            self.store.write(samples, (before - push - back).clamp(-1.0, 1.0))
 
         sets = batch.gaussians.index_put((chosen,), seen)
-        return Guided(replace(batch, gaussians=sets), rendered.loss.mean(), step)
+        return Guided(replace(batch, gaussians=sets), after_backward=step)
 
-    def _pull_back(self, growth: Tensor) -> Tensor:
-        """How strongly reconstruction pulls, ``[b, 1, 1]``: by what the error has grown, in parts of the fit's.
+    def _way_back(self, moves: Tensor, stored: Tensor, samples: Tensor) -> Tensor:
+        """The step ``[b, N, 9]`` that would undo what the moves cost, were the loss linear (Polyak's step).
 
-        A stored set is where the fit ended: nothing pulls there, and a part of 1 pulls as hard as gamma 1.
+        It vanishes where the set shows its image as well as the stored one, and never goes further than back.
         """
-        return (growth / self.reconstruction.unit).clamp(0.0, 1.0)[:, None, None]
+        with torch.enable_grad():
+            leaf = moves.clone().requires_grad_()
+            rendered = self.reconstruction(self._moved(stored, leaf), stored, samples)
+            (slope,) = torch.autograd.grad(rendered.loss.sum(), leaf)
+        self.movement.compare(rendered)
+        cost = (rendered.loss.detach() - rendered.stored_error / self.reconstruction.unit).clamp_min(0.0)
+        slope = torch.nan_to_num(slope, posinf=0.0, neginf=0.0)
+        back = slope * (cost / _squares(slope).clamp_min(_TINY))[:, None, None]
+        return back * (_squares(moves) / _squares(back).clamp_min(_TINY)).sqrt().clamp_max(1.0)[:, None, None]
 
     def _moved(self, stored: Tensor, moves: Tensor) -> Tensor:
         return move(stored, moves, reach=self.config.reach, min_scale=self.min_scale)
@@ -251,4 +260,9 @@ def _bounded(gradient: Tensor | None) -> Tensor:
         return torch.zeros(())
     gradient = torch.nan_to_num(gradient, posinf=0.0, neginf=0.0)
     size = gradient.square().mean(dim=(1, 2), keepdim=True).sqrt()
-    return (gradient / size.clamp_min(1e-30)).clamp(-_LARGEST_SHARE, _LARGEST_SHARE)
+    return (gradient / size.clamp_min(_TINY)).clamp(-_LARGEST_SHARE, _LARGEST_SHARE)
+
+
+def _squares(values: Tensor) -> Tensor:
+    """The squared length of each of ``[b, N, 9]``."""
+    return values.square().sum(dim=(1, 2))

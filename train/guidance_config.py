@@ -23,14 +23,13 @@ class GuidanceConfig:
             stored sets of training samples themselves move.
         gamma: Weight of the classifier's gradient on the Gaussians, -100 to 100. Above 0 they move so that
             the class is easier to see, below 0 so that it is harder. In "refine" reconstruction has weight 1
-            where its error is that of the fit; in "direct" the class term and reconstruction balance where
-            the squared error has grown by the part |gamma|.
+            where its error is that of the fit; in "direct" it is the size of the step in units of ``step``.
         gamma_warmup: Epochs over which gamma rises from 0, 0 or more.
         gamma_final: Share of gamma that is left at the end, 0 to 1; it falls linearly after the warm-up.
         perceptual: Weight of 1 - MS-SSIM beside the squared error, 0 or more.
         reconstruct: Share of the samples of a batch that are rendered in "refine", 0 to 1.
         fraction: Share of the samples of a batch that are seen moved, and move on, in "direct", 0 to 1.
-        step: Size of a move in "direct", in parts of the bounds, above 0 to 1.
+        step: Root mean square of a step at gamma 1 in "direct", in parts of the bounds, above 0 to 1.
         reach: Factor of the largest moves in "direct", above 0 to 4.
         resolution: Side of the renderings in pixels, from 8 to the size of the fit; None takes the fit's up
             to 64 pixels and half of it above.

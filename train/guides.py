@@ -18,19 +18,28 @@ if TYPE_CHECKING:
     from .guidance_config import GuidanceConfig
     from .model import SetClassifier
     from .ranks import Ranks
+    from .source_images import FindPixels
 
 __all__ = ["build_guide"]
 
 
 def build_guide(
-    config: GuidanceConfig, dataset: Dataset, model: SetClassifier, *, seed: int, run: Path, ranks: Ranks
+    config: GuidanceConfig,
+    dataset: Dataset,
+    model: SetClassifier,
+    find: FindPixels | None,
+    *,
+    seed: int,
+    run: Path,
+    ranks: Ranks,
 ) -> Guide:
     """Return what guides the training on a dataset.
 
     Args:
         config: What to do.
         dataset: The sets that are trained on.
-        model: With a refiner, for "refine"; on its device.
+        model: With a refiner for "refine", without one for "direct"; on its device.
+        find: Gives the image of a row, to reconstruct images; None reconstructs the stored sets.
         seed: Of the run.
         run: Folder of the run, for what ranks share.
         ranks: Who trains together.
@@ -42,16 +51,15 @@ def build_guide(
         return NoGuide()
     size = dataset.manifest.size
     side = config.side(size)
-    images = config.images
     reconstruction = Reconstruction(
         side=side,
         blurs=side < size,
         unit=_fit_error(dataset),
         perceptual=config.perceptual,
-        images=None if images is None else SourceImages(dataset, images, side, run, ranks),
+        images=None if find is None else SourceImages(dataset, find, side, run, ranks),
     )
     movement = Movement(size, ranks.device)
-    if config.mode == "direct":
+    if model.refiner is None:
         return DirectGuide(
             config=config,
             store=MoveStore(run, len(dataset), dataset.manifest.gaussians, ranks),
@@ -60,7 +68,6 @@ def build_guide(
             seed=seed,
             min_scale=min_scale(size),
         )
-    assert model.refiner is not None
     return RefineGuide(
         config=config, refiner=model.refiner, reconstruction=reconstruction, movement=movement, seed=seed
     )

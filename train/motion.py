@@ -1,9 +1,9 @@
 """Small moves of Gaussians: what guidance may do to a set, and no more.
 
-A move is ``[.., 9]`` in units of its bounds: -1..1 in each coordinate, 0 leaves the Gaussian as it is. It acts
-in the Gaussian's own frame and before the limits of the fields: centres along the two axes in parts of the
-standard deviations there, scales as logarithms, opacity as a logit. So the same move means about as much for
-a large Gaussian as for a small one, and no field can leave its range.
+A move is ``[.., 9]`` in units of its bounds: -1..1 in each coordinate, 0 leaves the Gaussian as it is. It
+acts in the Gaussian's own frame and before the limits of the fields: centres along the two axes in parts of
+the standard deviations there, scales as logarithms, opacity as a logit. So the same move means about as much
+for a large Gaussian as for a small one, and no field can leave its range.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ RECIPES = {
         images=1437,
         tokens=64,
         settings={
-            "epochs": 30,
+            "epochs": 36,
             "batch_size": 32,
             "model": {
                 "name": "vit_tiny_patch16_224",

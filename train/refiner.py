@@ -1,7 +1,7 @@
 """The refiner: a small network that moves the stored Gaussians before the classifier sees them.
 
-It learns from reconstruction and, through gamma, from the classifier; at evaluation it runs as in training and
-knows nothing but the set.
+It learns from reconstruction and, through gamma, from the classifier; at evaluation it runs as in training
+and knows nothing but the set.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ class RefinerConfig:
             if getattr(self, name) < 1:
                 raise GvitError(f"refiner.{name} must be at least 1, not {getattr(self, name)}")
         if self.width < 1 or self.width % self.heads:
-            raise GvitError(
-                f"refiner.width must be a multiple of the {self.heads} heads, not {self.width}"
-            )
+            raise GvitError(f"refiner.width must be a multiple of the {self.heads} heads, not {self.width}")
         if not 0.0 < self.reach <= 4.0:
             raise GvitError(f"refiner.reach must be above 0 and at most 4, not {self.reach}")
 
@@ -60,9 +58,7 @@ class Refiner(nn.Module):
         min_scale: Least standard deviation, canvas units.
     """
 
-    def __init__(
-        self, config: RefinerConfig, statistics: tuple[Tensor, Tensor], min_scale: float
-    ) -> None:
+    def __init__(self, config: RefinerConfig, statistics: tuple[Tensor, Tensor], min_scale: float) -> None:
         super().__init__()
         self.config = config
         self.min_scale = min_scale

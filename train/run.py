@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 
 from ..schemas.commit import atomic_write
 from ..schemas.errors import GvitError
 from ..schemas.gaussians import min_scale
+from ..schemas.manifest import MANIFEST_NAME, Tuning
 from .checkpoint import Checkpoint, CheckpointFolder
+from .guidance import DirectGuide
 from .guides import build_guide
 from .interruption import Interrupted, StopRequest, stoppable
 from .metrics import MetricLog, read_metrics, tensorboard_installed
@@ -24,11 +28,15 @@ from .settings import dump, plain
 from .split import TrainingData, open_training_data
 from .tokens import measure_statistics
 from .trainer import DivergedError, Trainer
+from .tuned import TunedSets, write_tuned
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .config import TrainConfig
     from .evaluate import Evaluation
     from .ranks import Ranks
+    from .source_images import FindPixels, OpenImages
 
 __all__ = ["Interrupted", "TrainSummary", "train"]
 
@@ -46,12 +54,16 @@ class TrainSummary:
     samples_per_second: float
 
 
-def train(config: TrainConfig, *, console: Console | None = None) -> TrainSummary:
+def train(
+    config: TrainConfig, *, console: Console | None = None, open_images: OpenImages | None = None
+) -> TrainSummary:
     """Train a model, or go on with a run that was interrupted.
 
     Args:
         config: What to do.
         console: Where progress goes; None for standard error.
+        open_images: How to find the images behind sets, ``gvit.original_images.open_images``; only guidance
+            that is given images needs it.
 
     Raises:
         GvitError: Data, config or folder do not allow it, the loss is no number any more, or guidance has
@@ -63,15 +75,54 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainSummar
         data = open_training_data(config.data, config.seed)
         last = checkpoint_to_resume(config, data)
         ranks.wait()  # nobody may write before all have looked
-        trainer = build_trainer(config, data, ranks)
+        find = _find_pixels(config, data, open_images)
+        trainer = build_trainer(config, data, ranks, find)
         run = _Run(config, data, trainer, ranks, console if ranks.leads else None)
         if last is not None:
             run.go_on(last)
-        return run.run()
+        summary = run.run()
+        if find is not None and config.guidance.write_tuned is not None and ranks.leads:
+            _write_tuned(config.guidance.write_tuned, trainer, data, find)
+        return summary
 
 
-def build_trainer(config: TrainConfig, data: TrainingData, ranks: Ranks) -> Trainer:
-    """Build a model with fresh weights, what guides its sets, and the trainer of both.
+def _find_pixels(
+    config: TrainConfig, data: TrainingData, open_images: OpenImages | None
+) -> FindPixels | None:
+    images = config.guidance.images
+    if images is None:
+        return None
+    if open_images is None:
+        raise GvitError("guidance.images needs open_images: pass gvit.original_images.open_images")
+    return open_images(images, data.train.manifest)
+
+
+def _write_tuned(out: Path, trainer: Trainer, data: TrainingData, find: FindPixels) -> None:
+    config, guide = trainer.config, trainer.guide
+    if not isinstance(guide, DirectGuide):
+        return
+    tuning = Tuning(
+        mode="direct",
+        gamma=config.guidance.gamma,
+        epochs=config.epochs,
+        seed=config.seed,
+        source=hashlib.sha256((data.train.path / MANIFEST_NAME).read_bytes()).hexdigest(),
+    )
+    sets = TunedSets(
+        dataset=data.train,
+        moves=guide.store.all,
+        reach=config.guidance.reach,
+        find=find,
+        tuning=tuning,
+        threads=torch.get_num_threads(),
+    )
+    write_tuned(sets, out)
+
+
+def build_trainer(
+    config: TrainConfig, data: TrainingData, ranks: Ranks, find: FindPixels | None = None
+) -> Trainer:
+    """Build a model with fresh weights, what guides its sets (``find`` gives it images), and their trainer.
 
     Raises:
         GvitError: Data and config do not go together.
@@ -85,7 +136,8 @@ def build_trainer(config: TrainConfig, data: TrainingData, ranks: Ranks) -> Trai
         refiner=guidance.refiner if guidance.mode == "refine" else None,
         min_scale=min_scale(data.train.manifest.size),
     ).to(ranks.device)
-    guide = build_guide(guidance, data.train, model, seed=config.seed, run=config.run.out, ranks=ranks)
+    place: dict[str, Any] = {"seed": config.seed, "run": config.run.out, "ranks": ranks}
+    guide = build_guide(guidance, data.train, model, find, **place)
     return Trainer(config, data, model, ranks, guide)
 
 
@@ -260,12 +312,16 @@ class _Run:
         trainer = self._trainer
         trainer.check_health()
         self._saved_at = time.monotonic()
-        if not self._ranks.leads:
-            return
+        if self._ranks.leads:
+            self._write_checkpoint(best=best)
+        self._ranks.wait()  # a checkpoint must not see sets that others move on meanwhile
+
+    def _write_checkpoint(self, *, best: bool) -> None:
+        trainer, guidance = self._trainer, self._config.guidance
         about = {
             "model": plain(self._config.model),
             "augment": plain(self._config.augment),
-            "refiner": plain(self._config.guidance.refiner) if self._config.guidance.mode == "refine" else None,
+            "refiner": plain(guidance.refiner) if guidance.mode == "refine" else None,
             "data": describe_data(self._data),
             "epoch": trainer.epoch,
             "evaluation": None if self._evaluation is None else _scores(self._evaluation),

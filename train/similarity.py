@@ -1,7 +1,7 @@
 """Structural similarity over several scales: a perceptual loss that needs no downloaded weights.
 
-Wang, Simoncelli and Bovik, "Multi-scale structural similarity for image quality assessment" (2003). Images too
-small for the five scales of the paper use the first ones, their exponents scaled to the same sum.
+Wang, Simoncelli and Bovik, "Multi-scale structural similarity for image quality assessment" (2003). Images
+too small for the five scales of the paper use the first ones, their exponents scaled to the same sum.
 """
 
 from __future__ import annotations

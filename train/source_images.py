@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,6 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from ..pipeline.originals import Originals
-from ..schemas.errors import GvitError
 from ..schemas.rows import Row, table_to_rows
 from .shared_tensor import shared_tensor
 
@@ -22,36 +21,40 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..schemas.dataset import Dataset
+    from ..schemas.manifest import Manifest
     from .ranks import Ranks
 
-__all__ = ["SourceImages", "find_original"]
+__all__ = ["FindPixels", "OpenImages", "SourceImages", "rows_of"]
+
+FindPixels = Callable[[Row], npt.NDArray[np.uint8]]
+"""From a row to the pixels ``[S, S, 3]`` that its set was fitted to; a GvitError where they are not there."""
+
+OpenImages = Callable[["Path", "Manifest"], FindPixels]
+"""From what was encoded, and the dataset that came of it, to what finds its images."""
 
 
 class SourceImages:
     """Images uint8 ``[n, 3, R, R]``, in the order of a dataset's sets.
 
-    Each is found by the path in its row and checked by its hash; all are read once, before training begins.
+    All are read once, before training begins.
 
     Args:
         dataset: The sets.
-        images: Folder that was encoded.
+        find: Gives the image of a row.
         side: R, at most the size of the fit; smaller ones are averaged over areas.
         run: Folder of the run; room for 3 n R R bytes while it lasts.
         ranks: Who shares them; on one machine.
 
     Raises:
-        GvitError: There is no such folder, or an image is missing, damaged or another one.
+        GvitError: An image is missing, damaged or another one.
     """
 
-    def __init__(self, dataset: Dataset, images: Path, side: int, run: Path, ranks: Ranks) -> None:
-        if not images.is_dir():
-            raise GvitError(f"{images} is no folder: give the one that was encoded with --images")
-        originals = Originals(images, dataset.manifest)
+    def __init__(self, dataset: Dataset, find: FindPixels, side: int, run: Path, ranks: Ranks) -> None:
         rows = rows_of(dataset)
 
         def fill(whole: Tensor) -> None:
             def read(number: int) -> None:
-                shrunk = _shrink(find_original(originals, rows[number], images), side)
+                shrunk = _shrink(find(rows[number]), side)
                 whole[number] = torch.from_numpy(shrunk).permute(2, 0, 1)
 
             with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -69,21 +72,6 @@ def rows_of(dataset: Dataset) -> list[Row]:
     """Return the rows of the stored sets of a dataset, in their order."""
     by_key = {row.key: row for row in table_to_rows(dataset.rows) if row.status == "ok"}
     return [by_key[key] for key in dataset.keys]
-
-
-def find_original(originals: Originals, row: Row, images: Path) -> npt.NDArray[np.uint8]:
-    """Return the pixels uint8 ``[S, S, 3]`` that a set was fitted to.
-
-    Raises:
-        GvitError: They are not there, or are others.
-    """
-    found = originals.find(row)
-    if found.pixels is None:
-        raise GvitError(
-            f"{images} does not go with the dataset: {row.source}, {found.absence}; give the folder that was "
-            "encoded with --images"
-        )
-    return found.pixels
 
 
 def _shrink(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,6 +29,8 @@ from .loader import Batch, SetLoader
 from .schedule import learning_rate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from .config import TrainConfig
     from .model import SetClassifier
     from .movement import MovementReport
@@ -235,7 +236,9 @@ class Trainer:
         bad = self._bad_step.to(torch.float64)
         if self.ranks.any(bool(bad >= 0)):
             where = f" at step {int(bad) + 1}" if bad >= 0 else ""
-            raise DivergedError(f"the loss is no number any more{where}", "a lower --lr, or --precision float32")
+            raise DivergedError(
+                f"the loss is no number any more{where}", "a lower --lr, or --precision float32"
+            )
         moved, most = self.guide.report(self.ranks), self.config.guidance.max_psnr_loss
         if moved is not None and moved.psnr_loss > most:
             raise DivergedError(
