@@ -54,8 +54,8 @@ def read_reference(reference: Reference) -> bytes:
 
 
 def _read_part(part: FilePart) -> bytes:
-    with open_image(part.path) as file:
+    with open_image(part.path) as file, io.BufferedReader(file) as reader:
         if part.offset + part.length > os.fstat(file.fileno()).st_size:  # before so much is allocated
             raise DecodeError("the file that holds it is shorter than it was")
-        file.seek(part.offset)
-        return io.BufferedReader(file).read(part.length)
+        reader.seek(part.offset)
+        return reader.read(part.length)

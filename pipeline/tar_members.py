@@ -133,7 +133,7 @@ class _Walk:
             digits, _, _ = records.partition(b" ")
             count = int(digits) if digits.isdigit() and len(digits) < 8 else 0
             keyword, _, value = records[len(digits) + 1 : count - 1].partition(b"=")
-            if not keyword:
+            if count <= len(digits) or not keyword:
                 raise self._damaged(f"the extended header at byte {at} cannot be read")
             if keyword == b"path":
                 name = value.decode("utf-8", "surrogateescape")
