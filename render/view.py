@@ -7,21 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from .cpu import render_numpy
 from .ellipses import DEVIATIONS, draw_ellipses
-from .lettering import GREY, HAIRLINE, INK, PAPER, write, write_right
+from .page import Panel, Scale, draw_page, panel_side
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = ["Subject", "draw_view", "enlarge", "error_map", "to_pixels"]
 
-_LEAST_SIDE, _LARGEST_SIDE = 320, 640
-_MARGIN, _GAP = 28, 20
-_TITLE, _NAME, _NOTE = 24, 17, 14  # text sizes
-_HEADER, _CAPTION = 74, 56
 _BAR = (160, 10)  # of the error's colours, in pixels
 
 _ERROR_SHOWN = 0.25
@@ -52,14 +48,6 @@ class Subject:
     size: int
     original: npt.NDArray[np.uint8] | None
     absence: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Panel:
-    name: str
-    note: str
-    picture: Image.Image | None
-    bar: bool = False
 
 
 def to_pixels(image: npt.NDArray[np.float32]) -> Image.Image:
@@ -99,40 +87,27 @@ def _in_colour(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
-def panel_side(size: int) -> int:
-    """Return how large a canvas of size x size pixels is shown: a whole multiple, unless it is very large."""
-    return min(size * math.ceil(_LEAST_SIDE / size), _LARGEST_SIDE)
-
-
 def draw_view(subject: Subject) -> Image.Image:
     """Draw the four panels of a subject, with a header and captions."""
     side = panel_side(subject.size)
-    panels = _make_panels(subject, side)
-    width = 2 * _MARGIN + len(panels) * side + (len(panels) - 1) * _GAP
-    page = Image.new("RGB", (width, _MARGIN + _HEADER + side + _CAPTION), PAPER)
-    draw = ImageDraw.Draw(page)
-    write(draw, (_MARGIN, _MARGIN - 4), subject.title, _TITLE, INK, width - 2 * _MARGIN)
-    write(draw, (_MARGIN, _MARGIN + 30), subject.note, _NAME, GREY, width - 2 * _MARGIN)
-    for number, panel in enumerate(panels):
-        _place(page, draw, panel, (_MARGIN + number * (side + _GAP), _MARGIN + _HEADER - 8), side)
-    return page
+    return draw_page(subject.title, subject.note, _make_panels(subject, side), side)
 
 
-def _make_panels(subject: Subject, side: int) -> tuple[_Panel, _Panel, _Panel, _Panel]:
+def _make_panels(subject: Subject, side: int) -> tuple[Panel, Panel, Panel, Panel]:
     size, count = subject.size, len(subject.gaussians)
     (rendering,) = render_numpy(subject.gaussians[None], size, size)
     canvas = f"{size} x {size} pixels"
     if subject.original is None:
-        original = _Panel("original", subject.absence, None)
-        error = _Panel("error", "", None)
+        original = Panel("original", subject.absence, None)
+        error = Panel("error", "", None)
     else:
         difference, psnr = error_map(rendering, subject.original)
-        original = _Panel("original", canvas, enlarge(Image.fromarray(subject.original), side))
-        error = _Panel("error", f"PSNR {psnr:.2f} dB", enlarge(difference, side), bar=True)
+        original = Panel("original", canvas, enlarge(Image.fromarray(subject.original), side))
+        error = Panel("error", f"PSNR {psnr:.2f} dB", enlarge(difference, side), _error_scale())
     return (
         original,
-        _Panel("rendering", canvas, enlarge(to_pixels(rendering), side)),
-        _Panel(
+        Panel("rendering", canvas, enlarge(to_pixels(rendering), side)),
+        Panel(
             _gaussians(count),
             f"drawn to {DEVIATIONS} standard deviations",
             draw_ellipses(subject.gaussians, side),
@@ -145,27 +120,7 @@ def _gaussians(count: int) -> str:
     return "1 Gaussian" if count == 1 else f"{count} Gaussians"
 
 
-def _place(
-    page: Image.Image, draw: ImageDraw.ImageDraw, panel: _Panel, corner: tuple[int, int], side: int
-) -> None:
-    left, top = corner
-    draw.rectangle((left - 1, top - 1, left + side, top + side), outline=HAIRLINE, fill=None)
-    if panel.picture is None:
-        middle = top + side // 2 - _NOTE
-        write(draw, (left + _GAP, middle), "not at hand", _NAME, GREY, side - 2 * _GAP)
-    else:
-        page.paste(panel.picture, corner)
-    write(draw, (left, top + side + 8), panel.name, _NAME, INK, side)
-    write(draw, (left, top + side + 30), panel.note, _NOTE, GREY, side)
-    if panel.bar:
-        _draw_bar(page, draw, (left + side, top + side + 10))
-
-
-def _draw_bar(page: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int]) -> None:
-    """Draw the error's colours and their range, right aligned to a corner."""
+def _error_scale() -> Scale:
     width, height = _BAR
-    right, top = corner
     ramp = np.broadcast_to(np.linspace(0.0, 1.0, width), (height, width))
-    page.paste(Image.fromarray(_in_colour(ramp)), (right - width, top))
-    write(draw, (right - width, top + height + 4), "0", _NOTE, GREY, width)
-    write_right(draw, (right, top + height + 4), f"{_ERROR_SHOWN} and more", _NOTE, GREY)
+    return Scale(Image.fromarray(_in_colour(ramp)), "0", f"{_ERROR_SHOWN} and more")
