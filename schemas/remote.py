@@ -86,7 +86,6 @@ class Remote:
             GvitError: the place cannot be read.
         """
         with self._explaining("read"):
-            self.filesystem.invalidate_cache()
             try:
                 found = self.filesystem.ls(self.root, detail=True)
             except FileNotFoundError:
@@ -152,7 +151,6 @@ class Remote:
             GvitError: the place cannot be read.
         """
         with self._explaining("read"):
-            self.filesystem.invalidate_cache()
             return bool(self.filesystem.find(self._path(folder)))
 
     def remove_folder(self, name: str) -> None:
@@ -216,4 +214,4 @@ def _of_the_place(error: Exception) -> bool:
 
 
 def _open(url: str) -> tuple[Any, str]:
-    return url_to_fs(url)
+    return url_to_fs(url, use_listings_cache=False)  # others write there too

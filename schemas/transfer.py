@@ -186,7 +186,7 @@ def pull(url: str, dst: Path, *, dry_run: bool = False, moved: Callable[[int], N
     sums = remote.checksums()
     if MANIFEST_NAME not in sums:
         raise DatasetError(
-            f"{remote.url} holds no complete dataset: give another URL, or wait for its push to end"
+            f"{remote.url} holds no complete dataset: give another URL, or let its push or encode end"
         )
     _require_ours(dst)
     plan = difference(sums, _hashes_of(dst))

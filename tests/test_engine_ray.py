@@ -37,7 +37,7 @@ TOKEN = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"
 def head(tmp_path_factory):
     """A Ray head of two cores, with this process as a driver; its address."""
     before = dict(os.environ)
-    os.environ.update(TOKEN)
+    os.environ.update(TOKEN, GVIT_CACHE=str(tmp_path_factory.mktemp("cache")))
     for module in (fake, crews):
         cloudpickle.register_pickle_by_value(module)
     handler = signal.getsignal(signal.SIGTERM)
@@ -113,6 +113,22 @@ def test_so_many_workers_give_the_bytes_of_the_inline_engine(head, source, refer
         log = (tmp_path / "dst" / ".gvit" / "logs" / f"worker-{number:03d}.log").read_text()
         assert "ready" in log
         assert "encoding shard-0" in log
+
+
+def test_workers_write_to_a_url_and_a_second_driver_is_refused_meanwhile(head, source, reference, tmp_path):
+    url = f"file://{tmp_path}/dst"
+    options = (f"ray_address={head}", "engine=ray", "workers=2", "batch_size=16", "shard_size=64")
+    process = fake.start_script("slow:0.1", source, url, *options)
+    fake.wait_for(lambda: fake.journaled(tmp_path / "dst"))
+    try:
+        with pytest.raises(GvitError, match=f"file://.*/dst is being encoded by process {process.pid} on"):
+            ray_encode(source, url, workers=2)
+    finally:
+        process.kill()
+        process.communicate()
+    ray_encode(source, url, workers=2, ray_address=head)
+    fake.assert_complete(tmp_path / "dst", reference)
+    assert list(Path(os.environ["GVIT_CACHE"]).glob("encode/dst-*/logs/worker-001.log"))
 
 
 def test_the_real_fit_gives_the_same_bytes_inline_and_under_ray(head, tmp_path):

@@ -1,0 +1,89 @@
+"""Workers that write to a URL share nothing else: whatever dies, the dataset is that of one process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from gvit.pipeline import driver as driver_module
+from gvit.pipeline import remote_worker, url_lease
+from gvit.pipeline.cluster import Layout
+from gvit.pipeline.driver import POISON, Driver
+from gvit.schemas import GvitError
+from gvit.schemas.transfer import pull
+
+sys.path.insert(0, str(Path(__file__).parent))
+import fake_crew as crews
+import fake_encode as fake
+import fake_store as store
+
+
+@pytest.fixture
+def url(tmp_path, monkeypatch):
+    """A bucket, a cache folder of this test's own, and no waiting."""
+    monkeypatch.setenv("GVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(url_lease, "_SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(remote_worker, "URL_SECONDS", 0.0)
+    monkeypatch.setattr(driver_module, "URL_SECONDS", 0.0)
+    store.register()
+    return store.url_of(tmp_path / "bucket" / "set")
+
+
+@pytest.fixture
+def encode_with(monkeypatch):
+    from gvit.pipeline import engine_ray
+
+    def run(crew, *arguments, **options):
+        def run_local(job, shards):
+            Driver(job, crew, Layout(2, 1, 0.0), shards).work()
+            return job.spec.device
+
+        monkeypatch.setattr(engine_ray, "run_ray", run_local)
+        return fake.fake_encode(*arguments, engine="ray", **options)
+
+    return run
+
+
+def test_workers_upload_their_shards_and_the_bytes_are_those_of_a_folder(encode_with, url, tmp_path):
+    root = fake.make_flawed_source(tmp_path / "src")
+    fake.fake_encode(root, tmp_path / "expected", shard_size=64)
+    encode_with(crews.LocalCrew(), root, url, shard_size=64)
+    assert fake.files_of(tmp_path / "bucket" / "set") == fake.files_of(tmp_path / "expected")
+    assert not fake.journaled(tmp_path / "bucket" / "set")
+    assert not list((tmp_path / "cache").glob("encode/*/scratch/*"))
+
+
+def test_poison_is_cornered_where_workers_share_only_the_url(encode_with, url, tmp_path, monkeypatch):
+    root = fake.make_source(tmp_path / "src", per_class=40)
+    crews.add_poison(root, "cats/poison.png", crews.DEADLY)
+    crew = crews.LocalCrew()
+    summary = encode_with(crew, root, url, fitter_factory=crews.HostileFitter, shard_size=50, batch_size=8)
+    assert (summary.images, summary.failed) == (80, 1)
+    assert summary.failures == (("cats/poison.png", POISON),)
+    assert len(crew.workers) < 20
+    pull(url, tmp_path / "back")
+    assert not fake.journaled(tmp_path / "bucket" / "set")
+
+
+def test_a_worker_whose_writing_does_not_arrive_is_refused_before_work(
+    encode_with, url, tmp_path, monkeypatch
+):
+    root = fake.make_source(tmp_path / "src", per_class=4)
+    monkeypatch.setattr(driver_module, "_VISIBLE_SECONDS", 0.1)
+    monkeypatch.setattr(remote_worker, "write_state", lambda *_: None)
+    with pytest.raises(GvitError, match="does not appear here; all machines must reach it"):
+        encode_with(crews.LocalCrew(), root, url)
+
+
+def test_a_worker_that_cannot_reach_the_url_is_refused_before_work(encode_with, url, tmp_path, monkeypatch):
+    root = fake.make_source(tmp_path / "src", per_class=4)
+
+    def refuse(*_):
+        raise GvitError("s3://bucket/set cannot be written: Access Denied")
+
+    monkeypatch.setattr(remote_worker, "write_state", refuse)
+    with pytest.raises(GvitError, match=r"on .*: s3://bucket/set cannot be written: Access Denied"):
+        encode_with(crews.LocalCrew(), root, url)
+    assert not list((tmp_path / "bucket" / "set").glob("shard-*"))
