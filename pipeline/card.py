@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from ..schemas.class_names import read_class_names
 from ..schemas.encoding import ENCODINGS
 from ..schemas.rows import ROW_SCHEMA
 from ..schemas.zarr_sets import is_zarr_only
 from .card_reading import how_to_read
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..schemas.dataset import Dataset
     from ..schemas.manifest import Manifest
@@ -41,25 +42,28 @@ class About:
         license: A license as the Hugging Face hub names it.
         origin: Where the images are from: a name or an address; None where it is not told.
         sheet: File name of a contact sheet beside the card, or None.
+        class_names: What people call the classes; those in the dataset's folder where there are none.
     """
 
     license: str = UNKNOWN_LICENSE
     origin: str | None = None
     sheet: str | None = None
+    class_names: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def dataset_card(dataset: Dataset, about: About | None = None) -> str:
     """Write the card in Markdown, front matter for the Hugging Face hub included."""
     about = about or About()
     zarr_only = is_zarr_only(dataset.path, dataset.manifest)
+    names = about.class_names or read_class_names(dataset.path)
     front = yaml.safe_dump(
         _front_matter(dataset.manifest, about, zarr_only=zarr_only), sort_keys=False, allow_unicode=True
     )
     sections = (
         _introduction(dataset.manifest, about),
         _quality(dataset),
-        _classes(dataset),
-        _files(dataset.manifest, zarr_only=zarr_only),
+        _classes(dataset, names),
+        _files(dataset.manifest, zarr_only=zarr_only, named=bool(names)),
         how_to_read(dataset.manifest, zarr_only=zarr_only),
         _making(dataset.manifest),
         _caveats(dataset.manifest, about),
@@ -150,7 +154,7 @@ def _quality_of(table: pa.Table) -> list[str]:
     return [*counts, *(f"{value:.2f}" for value in values)]
 
 
-def _classes(dataset: Dataset) -> str:
+def _classes(dataset: Dataset, names: Mapping[str, str]) -> str:
     classes = dataset.manifest.classes
     if not classes:
         return "## Classes\n\nThe images have no classes; every label is -1."
@@ -158,15 +162,21 @@ def _classes(dataset: Dataset) -> str:
     text = f"## Classes\n\n{len(classes):,} classes; a label is an index into `classes` of `dataset.json`."
     if len(classes) > _CLASSES_LISTED:
         return f"{text} A class has {min(counts):,} to {max(counts):,} images."
-    rows = [[str(i), _escaped(name), f"{counts[i]:,}"] for i, name in enumerate(classes)]
-    return f"{text}\n\n{_table(['label', 'class', 'images'], rows)}"
+    if not names:
+        rows = [[str(i), _escaped(name), f"{counts[i]:,}"] for i, name in enumerate(classes)]
+        return f"{text}\n\n{_table(['label', 'class', 'images'], rows)}"
+    rows = [
+        [str(i), _escaped(name), _escaped(names.get(name, "")), f"{counts[i]:,}"]
+        for i, name in enumerate(classes)
+    ]
+    return f"{text}\n\n{_table(['label', 'class', 'name', 'images'], rows)}"
 
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
-def _files(manifest: Manifest, *, zarr_only: bool) -> str:
+def _files(manifest: Manifest, *, zarr_only: bool, named: bool) -> str:
     encoding = ENCODINGS[manifest.encoding]
     sets = f"[n, {manifest.gaussians}, {encoding.columns}]"
     lines = [
@@ -176,6 +186,8 @@ def _files(manifest: Manifest, *, zarr_only: bool) -> str:
         "- `shard-NNNNNN.json`: lengths and checksums, and where each block begins.",
         "- `SHA256SUMS`: `sha256sum -c SHA256SUMS` or `gvit verify --deep` checks every byte.",
     ]
+    if named:
+        lines.append("- `class-names.json`: what people call the classes.")
     if zarr_only:
         lines.insert(1, f"- `gaussians.zarr`: Zarr version 3, arrays `gaussians` {sets}, `label` and `key`.")
     else:

@@ -41,7 +41,8 @@ _RUN = "The run (changes no byte of the result)"
 Source = Annotated[
     Path,
     typer.Argument(
-        metavar="SRC", help="Folder of images: flat, with class folders, or with train/ and val/."
+        metavar="SRC",
+        help="Images: a folder, flat, with class folders or train/ and val/; or .tar or .parquet files.",
     ),
 ]
 Destination = Annotated[
@@ -76,7 +77,14 @@ CropName = Annotated[
 Labels = Annotated[
     Path | None,
     typer.Option(
-        help="CSV file path,label with class names, for images without class folders.",
+        help="Classes of images without class folders: CSV path,label, or ImageNet's own lists.",
+        rich_help_panel=_STORAGE,
+    ),
+]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(
+        help="What people call the classes: lines of class and name, or JSON; kept in class-names.json.",
         rich_help_panel=_STORAGE,
     ),
 ]
@@ -140,6 +148,7 @@ def encode_command(
     seed: Seed = 0,
     crop: CropName = "none",
     labels: Labels = None,
+    class_names: ClassNames = None,
     store: Store = "auto",
     shard_size: ShardSize = "auto",
     storage_format: Format = "webdataset",
@@ -156,7 +165,7 @@ def encode_command(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Turn a folder of images into a dataset of 2D Gaussians.
+    """Turn images into a dataset of 2D Gaussians.
 
     Interrupted at any point, the same command goes on where it was and ends with the same bytes.
     Exit code 0: done; 1: done, but some images failed; 2: it could not be done; 130: interrupted.
@@ -179,6 +188,7 @@ def encode_command(
             target_psnr=target_psnr,
         ),
         labels=labels,
+        class_names=class_names,
         crop=cast("Crop", crop),  # checked by the config
         store=None if store == "auto" else store,
         shard_size=_number("--shard-size", shard_size),

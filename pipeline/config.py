@@ -111,14 +111,16 @@ class RunConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeConfig:
-    """A folder of images, where its dataset goes, and what that dataset is to be.
+    """Images, where their dataset goes, and what that dataset is to be.
 
     Attributes:
-        source: The folder of images.
+        source: The folder of images, or of .tar or .parquet files, or one such file.
         destination: The folder of the dataset; created where it does not exist. Or a path made of a URL as
             `s3://bucket/name`, which `gvit.schemas.urls.as_url` gives back.
         fit: How many Gaussians, at which size, with how much work.
-        labels: A CSV file `path,label`, or None.
+        labels: A file of labels, see `labels.read_labels`, or None.
+        class_names: A file that gives names to the classes, see `class_names_file`, or None. No part of the
+            fingerprint, as nothing but `class-names.json` and the card depend on it.
         crop: "none" squeezes the whole image onto the square canvas, "center" its largest centred square.
         store: A storage encoding, or None for the default at the fit's size.
         shard_size: Images in a shard, at least 1; None chooses by the number of images.
@@ -131,6 +133,7 @@ class EncodeConfig:
     destination: Path
     fit: FitConfig
     labels: Path | None = None
+    class_names: Path | None = None
     crop: Crop = "none"
     store: str | None = None
     shard_size: int | None = None

@@ -36,8 +36,9 @@ DATASET_JSON = "dataset.json"
 README = "README.md"
 
 _OF_A_DATASET = re.compile(
-    r"dataset\.json|README\.md|SHA256SUMS|contact-sheet\.png|shard-\d{6,}\.(tar|parquet|json)"  # finished
-    r"|\.(dataset\.json|README\.md|SHA256SUMS|shard-\d{6,}\.(tar|parquet|json))\..+\.tmp"  # of a killed run
+    r"((dataset|class-names)\.json|README\.md|SHA256SUMS|contact-sheet\.png|shard-\d{6,}\.(tar|parquet|json))"
+    # and what a killed run left of them
+    r"|\.((dataset|class-names)\.json|README\.md|SHA256SUMS|shard-\d{6,}\.(tar|parquet|json))\..+\.tmp"
 )
 _KEPT_BY_CLEAR = frozenset({"lease", "lease.lock", "run.json"})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ..schemas.errors import GvitError
 from ..schemas.urls import place_name
+from .class_names import class_names_file
 from .config import EncodeConfig, Fingerprint, RunConfig, fingerprint
 from .destination import explain
 from .device import resolve_device
@@ -83,12 +84,13 @@ def look(config: EncodeConfig) -> Survey:
     """Look at the source and at the destination, and change neither.
 
     Raises:
-        GvitError: The source has no images, or the destination cannot take this dataset.
+        GvitError: The source has no images, a class no name, or the destination cannot take this dataset.
     """
     source = open_source(config.source, config.labels)
     listing = source.scan()
     plan = make_plan(listing.entries, config.fit.seed, config.shard_size)
     survey = Survey(source, listing, plan, fingerprint(config, plan, listing.classes))
+    class_names_file(config.class_names, listing.classes)
     _admit(config, survey, open_target(config.destination))
     return survey
 

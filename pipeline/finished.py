@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
-from ..schemas.checksums import ZARR_NAME
+from ..schemas.checksums import CLASS_NAMES_NAME, ZARR_NAME
 from ..schemas.commit import atomic_write, write_manifest
 from ..schemas.dataset import open_shards, read_rows
 from ..schemas.errors import DatasetError
@@ -24,6 +24,7 @@ from ..schemas.manifest import (
     read_done_mark,
 )
 from .card import dataset_card
+from .class_names import class_names_file
 from .destination import README
 from .fit_config import FIT_VERSION
 from .progress import Tally
@@ -84,6 +85,9 @@ def complete(
     tables = [read_rows(config.destination, mark).select(columns) for mark in marks]
     manifest = manifest_of(config, classes, marks, tables)
     dataset = open_shards(config.destination, manifest)
+    names = class_names_file(config.class_names, classes)
+    if names is not None:
+        atomic_write(config.destination / CLASS_NAMES_NAME, names)
     if not (config.destination / README).exists() or not (config.destination / MANIFEST_NAME).exists():
         atomic_write(config.destination / README, dataset_card(dataset).encode())
     _convert(config, dataset)

@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..schemas.checksums import ZARR_NAME, files_of
+from ..schemas.class_names import read_class_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
 
@@ -72,7 +73,8 @@ def _facts(dataset: Dataset) -> Iterator[tuple[str, str]]:
     manifest, fit = dataset.manifest, dataset.manifest.fit
     yield "images", f"{manifest.images:,} ({_splits(manifest.splits)}), {manifest.failed:,} failed"
     yield from (("failed", f"{count:,} x {reason}") for reason, count in _reasons(dataset))
-    yield "classes", _classes(manifest.classes)
+    names = read_class_names(dataset.path)
+    yield "classes", _classes([f"{c} {names[c]}" if c in names else c for c in manifest.classes])
     yield (
         "sets",
         f"{manifest.gaussians} Gaussians at {manifest.size} x {manifest.size} pixels, {manifest.encoding}",
@@ -98,7 +100,7 @@ def _reasons(dataset: Dataset) -> list[tuple[str, int]]:
     return Counter(dataset.failures["error"].to_pylist()).most_common(_REASONS_NAMED)
 
 
-def _classes(classes: tuple[str, ...]) -> str:
+def _classes(classes: Sequence[str]) -> str:
     if not classes:
         return "none"
     if len(classes) <= _CLASSES_NAMED:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..schemas.checksums import SUMS_NAME, ZARR_NAME, dump_checksums
+from ..schemas.checksums import CLASS_NAMES_NAME, SUMS_NAME, ZARR_NAME, dump_checksums
 from ..schemas.dataset import Dataset
 from ..schemas.encoding import get_encoding
 from ..schemas.errors import DatasetError, GvitError
@@ -20,7 +21,8 @@ from ..schemas.json_codec import from_json, to_json
 from ..schemas.manifest import MANIFEST_NAME, SCHEMA_VERSION, DoneMark, FileInfo, Manifest
 from ..schemas.open_shard import Shard, open_tar
 from ..schemas.rows import check_rows, parse_rows
-from .card import dataset_card
+from .card import About, dataset_card
+from .class_names import class_names_file
 from .destination import README, is_of_a_dataset, judge
 from .finished import first_failures, manifest_of, tally_of_rows
 from .private_files import PRIVATE, UrlFiles
@@ -177,12 +179,18 @@ class UrlTarget:
         """Write card, manifest and at last checksums, unless all that is there already."""
         tables = [self._rows(mark) for mark in marks]
         manifest = manifest_of(config, classes, marks, tables)
-        card = dataset_card(self._dataset(manifest, marks, tables)).encode()
+        names = class_names_file(config.class_names, classes) or self._remote.read(CLASS_NAMES_NAME)
+        about = About(class_names={} if names is None else json.loads(names))
+        card = dataset_card(self._dataset(manifest, marks, tables), about).encode()
         sums = {name: info.sha256 for mark in marks for name, info in mark.files.items()}
         sums |= {f"{mark.name}.json": _sha256(to_json(mark)) for mark in marks}
         sums[MANIFEST_NAME] = _sha256(to_json(manifest))
+        if names is not None:
+            sums[CLASS_NAMES_NAME] = _sha256(names)
         if not self._lists(sums):
             self._remote.remove(SUMS_NAME)
+            if names is not None:
+                self._remote.write(CLASS_NAMES_NAME, names)
             self._remote.write(README, card)
             self._remote.write(MANIFEST_NAME, to_json(manifest))
             self._remote.write(SUMS_NAME, dump_checksums({**sums, README: _sha256(card)}))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CARD_NAME",
+    "CLASS_NAMES_NAME",
     "SHEET_NAME",
     "SUMS_NAME",
     "ZARR_NAME",
@@ -35,15 +36,17 @@ __all__ = [
 
 SUMS_NAME = "SHA256SUMS"
 CARD_NAME = "README.md"
+CLASS_NAMES_NAME = "class-names.json"
 SHEET_NAME = "contact-sheet.png"
 ZARR_NAME = "gaussians.zarr"
 
 _FILE = re.compile(
-    r"dataset\.json|README\.md|contact-sheet\.png|shard-[0-9]{6}\.(?:tar|parquet|json)"
+    r"dataset\.json|README\.md|contact-sheet\.png|class-names\.json|shard-[0-9]{6}\.(?:tar|parquet|json)"
     r"|gaussians\.zarr/(?:[a-z0-9_]+/)*(?:zarr\.json|[0-9]+)"
 )
 """What a file of a dataset can be called: never a path that leads out of its folder."""
 
+_SINGLE = (MANIFEST_NAME, CARD_NAME, SHEET_NAME, CLASS_NAMES_NAME)
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n\r]+)")
 
 
@@ -101,7 +104,7 @@ def hash_file(path: Path) -> str:
 def files_of(dst: Path, manifest: Manifest) -> list[str]:
     """Return the files of a dataset that are there, as sorted paths with `/`, but for `SHA256SUMS` itself."""
     shards = (f"{s.name}.{suffix}" for s in manifest.shards for suffix in ("tar", "parquet", "json"))
-    names = [name for name in (MANIFEST_NAME, CARD_NAME, SHEET_NAME, *shards) if (dst / name).is_file()]
+    names = [name for name in (*_SINGLE, *shards) if (dst / name).is_file()]
     arrays = (path for path in (dst / ZARR_NAME).rglob("*") if path.is_file())
     return sorted([*names, *(path.relative_to(dst).as_posix() for path in arrays)])
 

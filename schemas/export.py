@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .checksums import CARD_NAME
+from .checksums import CARD_NAME, CLASS_NAMES_NAME
+from .class_names import dump_class_names, read_class_names
 from .commit import commit_shard, write_manifest
 from .dataset import Dataset, Shard, open_shards
 from .encoding import ENCODINGS, decode
@@ -79,7 +80,7 @@ def export_webdataset(
     """
     with appearing(out) as folder:
         manifest = _write_shards(dataset, folder, selection)
-        _finish(folder, manifest, card)
+        _finish(dataset, folder, manifest, card)
     return manifest.images
 
 
@@ -97,11 +98,14 @@ def export_zarr(dataset: Dataset, out: Path, selection: Selection, card: Callabl
         for shard in manifest.shards:
             (folder / f"{shard.name}.tar").unlink()
         (folder / ".gvit").rmdir()
-        _finish(folder, manifest, card)
+        _finish(dataset, folder, manifest, card)
     return manifest.images
 
 
-def _finish(folder: Path, manifest: Manifest, card: Callable[[Dataset], str]) -> None:
+def _finish(dataset: Dataset, folder: Path, manifest: Manifest, card: Callable[[Dataset], str]) -> None:
+    names = read_class_names(dataset.path)
+    if names:
+        (folder / CLASS_NAMES_NAME).write_bytes(dump_class_names(names))
     (folder / CARD_NAME).write_text(card(open_shards(folder, manifest)), encoding="utf-8")
     write_manifest(folder, manifest)
 
