@@ -83,9 +83,10 @@ def train_command(
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile both networks.")] = False,
+    guidance: Annotated[str, typer.Option(help="Of ours: none, refine or direct.")] = "none",
     as_json: Json = False,
 ) -> None:
-    """An update on sets, beside one of the same Vision Transformer on pixels."""
+    """An update on sets, beside one of the same Vision Transformer on pixels, and one without guidance."""
     from .step import run
 
     result = run(
@@ -96,5 +97,6 @@ def train_command(
         precision=precision,
         device=device,
         compiled=compiled,
+        guidance=guidance,
     )
     _print(result, as_json)

@@ -1,7 +1,8 @@
 """One update of this trainer against one of the same Vision Transformer on pixels, in the same run.
 
 Same tokens, width, depth and precision, random tensors, float32 weights, AdamW and clipping on both sides;
-ours includes loading, augmentation and features. Updates are interleaved, and the medians compared.
+ours includes loading, augmentation and features. With guidance, updates without it are timed beside them.
+Updates are interleaved, and the medians compared. The sets have Gaussians as wide as those of fitted ones.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +34,13 @@ from gvit.schemas import (
 )
 from gvit.train.augment import AugmentConfig
 from gvit.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from gvit.train.guidance_config import GuidanceConfig
 from gvit.train.loader import SetLoader
-from gvit.train.model import ModelConfig, build_model
+from gvit.train.model import ModelConfig
 from gvit.train.ranks import Ranks, pick_device
+from gvit.train.run import build_trainer
 from gvit.train.split import TrainingData
-from gvit.train.tokens import measure_statistics
-from gvit.train.trainer import Trainer, resolve_precision
+from gvit.train.trainer import resolve_precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +63,7 @@ def run(
     compiled: bool = False,
     steps: int = 12,
     augment: bool = True,
+    guidance: str = "none",
 ) -> dict[str, Any]:
     """Time updates of both.
 
@@ -73,10 +77,12 @@ def run(
         compiled: Compile both with torch.compile.
         steps: Timed updates of each.
         augment: Whether ours augments (flip and small affine maps, which make masks).
+        guidance: Of ours: "none", "refine" or "direct", at its defaults.
 
     Returns:
         "step_ms" and "pixels_step_ms" (medians), "ratio_vs_pixels" (of these), "samples_per_second",
-        "tokens", "batch_size", "precision", "device", and on a GPU "peak_gib" and "pixels_peak_gib".
+        "tokens", "batch_size", "precision", "device"; with guidance "unguided_step_ms" and
+        "ratio_vs_unguided"; on a GPU "peak_gib" and "pixels_peak_gib".
     """
     ranks = Ranks(0, 1, pick_device(device))
     precision = resolve_precision(precision, ranks.device)
@@ -91,28 +97,33 @@ def run(
             optim=OptimConfig(clip=1.0),
             augment=AugmentConfig(flip=0.5, rotate=5.0) if augment else AugmentConfig(),
         )
-        ours = _our_step(config, dataset, ranks)
-        theirs = _pixel_step(config, tokens, classes, ranks)
-        times, peaks = _interleave({"ours": ours, "pixels": theirs}, steps, ranks.device)
-    ours_ms, pixels_ms = (1e3 * statistics.median(times[name]) for name in ("ours", "pixels"))
+        guided = replace(config, guidance=GuidanceConfig(mode=guidance, gamma_warmup=0.0))
+        sides = {
+            "": _our_step(guided, dataset, ranks),
+            "pixels_": _pixel_step(config, tokens, classes, ranks),
+        }
+        if guidance != "none":
+            sides["unguided_"] = _our_step(config, dataset, ranks)
+        times, peaks = _interleave(sides, steps, ranks.device)
+    medians = {f"{name}step_ms": 1e3 * statistics.median(seconds) for name, seconds in times.items()}
+    ours = medians["step_ms"]
     result: dict[str, Any] = {
-        "step_ms": ours_ms,
-        "pixels_step_ms": pixels_ms,
-        "ratio_vs_pixels": ours_ms / pixels_ms,
-        "samples_per_second": batch_size / ours_ms * 1e3,
+        **medians,
+        "ratio_vs_pixels": ours / medians["pixels_step_ms"],
+        "samples_per_second": batch_size / ours * 1e3,
         "tokens": tokens,
         "batch_size": batch_size,
         "precision": precision,
         "device": str(ranks.device),
     }
-    return result | {name: gib for name, gib in peaks.items() if gib}
+    if guidance != "none":
+        result["ratio_vs_unguided"] = ours / medians["unguided_step_ms"]
+    return result | {f"{name}peak_gib": gib for name, gib in peaks.items()}
 
 
 def _our_step(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> Callable[[], None]:
-    classes = len(dataset.manifest.classes)
-    model = build_model(config.model, classes, measure_statistics(dataset))
-    trainer = Trainer(config, TrainingData(dataset, dataset), model, ranks)
-    model.train()
+    trainer = build_trainer(config, TrainingData(dataset, dataset), ranks)
+    trainer.model.train()
     loader = SetLoader(dataset, batch_size=config.batch_size, device=ranks.device)
     batches = (batch for epoch in range(10**6) for batch in loader.epoch(epoch))
 
@@ -146,12 +157,12 @@ def _pixel_step(config: TrainConfig, tokens: int, classes: int, ranks: Ranks) ->
 def _interleave(
     sides: dict[str, Callable[[], None]], steps: int, device: torch.device
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each update, taking turns; and peak memory in GiB on a GPU."""
+    """Seconds of each update, taking turns; and peak memory in GiB, on a GPU only."""
     on_gpu = device.type == "cuda"
     times: dict[str, list[float]] = {name: [] for name in sides}
-    peaks: dict[str, float] = {"peak_gib": 0.0, "pixels_peak_gib": 0.0}
+    peaks: dict[str, float] = {}
     for number in range(_WARM_UP + steps):
-        for (name, step), peak in zip(sides.items(), peaks, strict=True):
+        for name, step in sides.items():
             if on_gpu:
                 torch.cuda.synchronize()
                 torch.cuda.reset_peak_memory_stats()
@@ -159,7 +170,7 @@ def _interleave(
             step()
             if on_gpu:
                 torch.cuda.synchronize()
-                peaks[peak] = max(peaks[peak], torch.cuda.max_memory_allocated() / 2**30)
+                peaks[name] = max(peaks.get(name, 0.0), torch.cuda.max_memory_allocated() / 2**30)
             if number >= _WARM_UP:
                 times[name].append(time.perf_counter() - began)
     return times, peaks
@@ -171,6 +182,7 @@ def _random_dataset(dst: Path, gaussians: int, batch_size: int, classes: int, si
     count = 4 * batch_size
     sets = rng.uniform(0.05, 0.95, (count, gaussians, 9)).astype(np.float32)
     sets[..., 0:2] = sets[..., 0:2] * 2.0 - 1.0
+    sets[..., 2:4] *= 2.0 / gaussians**0.5
     labels = rng.integers(0, classes, count)
     names = [f"c{i:05d}" for i in range(classes)]
     name, zeros = "shard-000000", "0" * 64

@@ -261,15 +261,16 @@ def test_accumulated_parts_lead_to_the_same_moves(shards, tmp_path, mode):
     """A refiner's loss is a mean over the whole batch, however it is cut."""
     found = []
     for parts in (1, 4):
-        config = config_of(shards, tmp_path / str(parts), mode, epochs=1, mix=MixConfig())
+        config = config_of(shards, tmp_path / str(parts), mode, epochs=2, mix=MixConfig())
         config = replace(
             config,
             optim=OptimConfig(accumulate=parts, ema=None),
             model=replace(config.model, drop_path=0.0),
         )
         train(config, console=SILENT)
-        found.append([p for p in read_metrics(config.run.out) if p["kind"] == "guidance"][0])
-    assert found[0]["shift"] == pytest.approx(found[1]["shift"], rel=2e-2)
+        found.append([p["shift"] for p in read_metrics(config.run.out) if p["kind"] == "guidance"])
+    assert found[0] == pytest.approx(found[1], rel=2e-2)
+    assert found[0][-1] > 0.0
 
 
 def test_guidance_that_leads_sets_too_far_is_stopped_and_named(shards, tmp_path):

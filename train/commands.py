@@ -23,10 +23,6 @@ __all__ = ["evaluate_command", "train_command"]
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
-SPINS = "2000"
-"""How often a thread of torch looks for work before it sleeps. At OpenMP's default, many times that, threads
-that wait keep the cores from those they wait for: beside a second process, training was five times slower."""
-
 _DATA, _LEARNING, _GUIDING = "The data", "What is learned, and how", "Guidance by the classifier"
 _RUN = "The run"
 
@@ -161,15 +157,8 @@ def train_command(
         "guidance": {"mode": guidance, "gamma": gamma, "images": images, "write_tuned": write_tuned},
         "run": {"out": out, "device": device, "precision": precision, "compile": compiled, "resume": resume},
     }
-    _sleep_while_waiting()
     settings = read_config(recipe, config, _given(flags), assignments or [])
     _train(settings, context.obj, as_json=as_json)
-
-
-def _sleep_while_waiting() -> None:
-    """Have threads leave their core soon when they wait; torch must not have been imported yet."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:

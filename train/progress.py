@@ -72,7 +72,7 @@ class Standing:
         if self.val_top1 is not None:
             words.append(f"val {self.val_top1:.1%}")
         if self.psnr_loss is not None:
-            words.append(f"guided {-self.psnr_loss:+.2f} dB")
+            words.append(f"guided {0.0 - round(self.psnr_loss, 2):+.2f} dB")
         words.append(f"lr {self.rate:.1e}")
         if self.samples_per_second is not None:
             words.append(f"{self.samples_per_second:.0f} samples/s")

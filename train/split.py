@@ -81,6 +81,11 @@ def open_training_data(config: DataConfig, seed: int) -> TrainingData:
             without a sample to train on; the two do not go together.
     """
     dataset = open_dataset(config.shards)
+    if dataset.manifest.label_informed and config.val_shards is None:
+        raise GvitError(
+            f"{dataset.path} was tuned with the help of its labels, and a score on a part of it would mean "
+            "nothing: give the dataset that it was made from with --val-shards"
+        )
     train = dataset.split("train") if "train" in dataset.manifest.splits else dataset
     if config.val_fraction is not None:
         data = _hold_out(train, config.val_fraction, seed)
@@ -88,12 +93,25 @@ def open_training_data(config: DataConfig, seed: int) -> TrainingData:
         other = open_dataset(config.val_shards)
         check_same_kind(dataset, other)
         data = TrainingData(train, evaluation_split(other))
+        _check_apart(data)
     elif train is not dataset and _VALIDATION_SPLIT in dataset.manifest.splits:
         data = TrainingData(train, dataset.split(_VALIDATION_SPLIT))
     else:
         data = _hold_out(train, _HELD_OUT, seed)
     _check_labels(data, allow_empty=config.allow_empty_classes)
     return data
+
+
+def _check_apart(data: TrainingData) -> None:
+    """Refuse to evaluate on what is trained on; a few images may be in both parts of a true dataset."""
+    seen, asked = (part.rows["source_sha256"].to_pylist() for part in (data.train, data.val))
+    trained_on = set(seen) - {None}
+    known = sum(digest in trained_on for digest in asked)
+    if 2 * known > len(asked):
+        raise GvitError(
+            f"{known} of {len(asked)} images of {data.val.path} are trained on too, and a score on them "
+            "would mean nothing: give other images with --val-shards"
+        )
 
 
 def evaluation_split(dataset: Dataset) -> Dataset:
