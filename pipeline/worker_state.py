@@ -59,20 +59,19 @@ class ShardProgress:
             self.fitted + tally.fitted,
         )
 
-    def since(self, before: ShardProgress) -> tuple[Tally, Tally]:
+    def since(self, before: ShardProgress) -> tuple[Tally, ...]:
         """Return the difference as tallies; numbers are negative where work was lost."""
         fresh = self.fresh - before.fresh
-        return (
-            Tally(fresh, 0, 0.0, fresh=True),
-            Tally(
-                self.ok - before.ok - fresh,
-                self.failed - before.failed,
-                self.psnr_sum - before.psnr_sum,
-                fresh=False,
-                cost_sum=self.cost_sum - before.cost_sum,
-                fitted=self.fitted - before.fitted,
-            ),
+        whole = Tally(
+            self.ok - before.ok,
+            self.failed - before.failed,
+            self.psnr_sum - before.psnr_sum,
+            cost_sum=self.cost_sum - before.cost_sum,
+            fitted=self.fitted - before.fitted,
         )
+        if fresh == whole.images:
+            return (whole,)
+        return Tally(fresh, 0, 0.0), replace(whole, ok=whole.ok - fresh, fresh=False)
 
 
 @dataclass(frozen=True, slots=True)
