@@ -1,0 +1,139 @@
+import io
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from gvit.original_images import open_images
+from gvit.schemas import GvitError, open_dataset
+from gvit.schemas.verify import verify
+from gvit.train.config import DataConfig, RunConfig, TrainConfig
+from gvit.train.guidance_config import GuidanceConfig
+from gvit.train.model import ModelConfig
+from gvit.train.predict import evaluate_checkpoint
+from gvit.train.run import train
+from gvit.train.schedule import ScheduleConfig
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small_dataset import encode_for_real, save_images
+
+SILENT = Console(file=io.StringIO())
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tuned")
+    save_images(root / "images", per_class=8)
+    encode_for_real(root / "images", root / "shards")
+    return root
+
+
+def config_of(shards, out, **changes):
+    base = TrainConfig(
+        epochs=4,
+        batch_size=4,
+        data=DataConfig(shards=shards),
+        run=RunConfig(out=out, tensorboard=False),
+        model=ModelConfig(name="vit_tiny_patch16_224", depth=1, width=32, heads=2),
+        schedule=ScheduleConfig(lr=1e-3, warmup_epochs=1),
+    )
+    return replace(base, **changes)
+
+
+def guidance_of(encoded, **changes):
+    base = GuidanceConfig(
+        mode="direct", gamma=0.5, gamma_warmup=0.0, fraction=1.0, images=encoded / "images", max_psnr_loss=50
+    )
+    return replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def tuned(encoded):
+    """The whole way up to the dataset: encoded, trained with the sets moving, written."""
+    guidance = guidance_of(encoded, write_tuned=encoded / "tuned")
+    config = config_of(encoded / "shards", encoded / "run", guidance=guidance)
+    train(config, console=SILENT, open_images=open_images)
+    return encoded / "tuned"
+
+
+def test_tuned_sets_are_a_dataset_of_the_training_split_that_says_that_labels_had_a_part(encoded, tuned):
+    before, after = open_dataset(encoded / "shards").split("train"), open_dataset(tuned)
+    assert after.manifest.label_informed
+    assert after.manifest.tuning.mode == "direct"
+    assert after.manifest.splits.keys() == {"train"}
+    assert (after.keys, after.labels.tolist()) == (before.keys, before.labels.tolist())
+    assert not verify(tuned, deep=True).faults
+    moved = np.abs(after.gaussians(slice(None)) - before.gaussians(slice(None))).max(axis=(1, 2))
+    assert (moved > 0).all()
+
+
+def test_the_quality_of_tuned_sets_is_measured_against_the_images(encoded, tuned):
+    from gvit.pipeline.rerender import rerender_faults
+
+    assert rerender_faults(tuned, encoded / "images", sample=100) == ()
+
+
+def test_a_model_trained_on_tuned_sets_is_evaluated_on_the_untouched_ones(encoded, tuned, tmp_path):
+    data = DataConfig(shards=tuned, val_shards=encoded / "shards")
+    summary = train(config_of(tuned, tmp_path, data=data), console=SILENT)
+    assert summary.samples == len(open_dataset(encoded / "shards").split("val"))
+    _, found = evaluate_checkpoint(tmp_path, encoded / "shards")
+    assert found.top1 == summary.top1
+
+
+def test_nothing_is_evaluated_on_tuned_sets(encoded, tuned, tmp_path):
+    with pytest.raises(GvitError, match="score on it would mean nothing"):
+        evaluate_checkpoint(encoded / "run", tuned)
+    with pytest.raises(GvitError, match="score on it would mean nothing"):
+        other = DataConfig(shards=encoded / "shards", val_shards=tuned)
+        train(config_of(tuned, tmp_path / "a", data=other), console=SILENT)
+    with pytest.raises(GvitError, match="score on a part of it would mean nothing"):
+        train(config_of(tuned, tmp_path / "b"), console=SILENT)
+
+
+def test_nothing_is_evaluated_on_the_images_that_it_was_trained_on(encoded, tuned, tmp_path):
+    save_images(tmp_path / "images", per_class=8)
+    images = tmp_path / "images"
+    (images / "val").rename(tmp_path / "aside")
+    encode_for_real(images / "train", tmp_path / "flat")
+    data = DataConfig(shards=encoded / "shards", val_shards=tmp_path / "flat")
+    with pytest.raises(GvitError, match="are trained on too"):
+        train(config_of(tuned, tmp_path / "run", data=data), console=SILENT)
+
+
+def test_guidance_by_images_starts_from_their_true_pixels(encoded):
+    from gvit.pipeline.decode import decode_image, read_image
+    from gvit.train.ranks import Ranks
+    from gvit.train.source_images import SourceImages
+
+    dataset = open_dataset(encoded / "shards").split("train")
+    find = open_images(encoded / "images", dataset.manifest)
+    size = dataset.manifest.size
+    images = SourceImages(dataset, find, size, encoded, Ranks(0, 1, torch.device("cpu")))
+    row = next(row for row in dataset.rows.to_pylist() if row["status"] == "ok" and row["row"] == 0)
+    pixels = decode_image(read_image(encoded / "images" / row["source"]), size).pixels
+    place = dataset.keys.index(row["key"])
+    found = images(torch.tensor([place]))[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(found, pixels / 255.0, atol=1e-6)
+
+
+def test_images_that_are_others_are_refused_by_name(encoded, tmp_path):
+    save_images(tmp_path / "images", per_class=8)
+    other = next((tmp_path / "images" / "train" / "red").glob("0*.png"))
+    other.write_bytes(next((tmp_path / "images" / "train" / "blue").glob("1*.png")).read_bytes())
+    config = config_of(
+        encoded / "shards", tmp_path / "run", guidance=guidance_of(encoded, images=tmp_path / "images")
+    )
+    with pytest.raises(GvitError, match=r"train/red/0\.png, the file there is another one"):
+        train(config, console=SILENT, open_images=open_images)
+
+
+def test_a_folder_that_is_not_there_is_refused(encoded, tmp_path):
+    guidance = guidance_of(encoded, images=tmp_path / "nothing")
+    config = config_of(encoded / "shards", tmp_path / "run", guidance=guidance)
+    with pytest.raises(GvitError, match="there is no .*nothing"):
+        train(config, console=SILENT, open_images=open_images)
