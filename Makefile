@@ -43,6 +43,9 @@ bench: $(STAMP)
 	$(BIN)/gvit bench render --size 32 --num-gaussians 64
 	$(BIN)/gvit bench fit
 	$(BIN)/gvit bench loader
+	$(BIN)/gvit bench train
+	$(BIN)/gvit bench train --guidance refine
+	$(BIN)/gvit bench train --guidance direct
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache out

@@ -14,7 +14,7 @@ from gvit.train.mix import MixConfig
 from gvit.train.run import train
 
 if __name__ == "__main__":
-    shards, out = map(Path, sys.argv[1:])
-    config = config_of(shards, out, "direct", epochs=2, mix=MixConfig())
+    shards, out, mode = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    config = config_of(shards, out, mode, epochs=2, mix=MixConfig())
     steady = replace(config, model=replace(config.model, drop_path=0.0))
     train(steady, console=Console(file=io.StringIO()))

@@ -88,8 +88,8 @@ def test_a_model_trained_on_tuned_sets_is_evaluated_on_the_untouched_ones(encode
 def test_nothing_is_evaluated_on_tuned_sets(encoded, tuned, tmp_path):
     with pytest.raises(GvitError, match="score on it would mean nothing"):
         evaluate_checkpoint(encoded / "run", tuned)
+    other = DataConfig(shards=encoded / "shards", val_shards=tuned)
     with pytest.raises(GvitError, match="score on it would mean nothing"):
-        other = DataConfig(shards=encoded / "shards", val_shards=tuned)
         train(config_of(tuned, tmp_path / "a", data=other), console=SILENT)
     with pytest.raises(GvitError, match="score on a part of it would mean nothing"):
         train(config_of(tuned, tmp_path / "b"), console=SILENT)
@@ -135,5 +135,5 @@ def test_images_that_are_others_are_refused_by_name(encoded, tmp_path):
 def test_a_folder_that_is_not_there_is_refused(encoded, tmp_path):
     guidance = guidance_of(encoded, images=tmp_path / "nothing")
     config = config_of(encoded / "shards", tmp_path / "run", guidance=guidance)
-    with pytest.raises(GvitError, match="there is no .*nothing"):
+    with pytest.raises(GvitError, match=r"there is no .*nothing"):
         train(config, console=SILENT, open_images=open_images)
