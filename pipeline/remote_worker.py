@@ -139,6 +139,8 @@ class RemoteWorker:
         except FileNotFoundError:
             return f"{host} does not see {place}; {advice}"
         except OSError as error:
+            if as_url(spec.destination) is not None:  # then it is its own disk
+                advice = "set GVIT_CACHE there to a folder that can be written"
             return f"{host} cannot write {error.filename or place} ({error.strerror}); {advice}"
         except GvitError as error:
             return f"on {host}: {error}"

@@ -109,7 +109,9 @@ class UrlTarget:
         self._lengths = None
 
     def sweep(self) -> None:
-        """Nothing to do: whatever is there has its final name."""
+        """Remove shards on their way from this machine's disk; what is at the place has its final name."""
+        with scratch_folder(self._destination, self._lease.claim.token):
+            pass
 
     def save(self, state: RunState) -> None:
         """Note what the dataset is made of."""

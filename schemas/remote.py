@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["Remote", "open_remote"]
+
+logging.getLogger("gcsfs").addHandler(logging.NullHandler())  # it prints stack traces; here it is a sentence
 
 PIECE = 4 << 20  # bytes that are moved at once
 _BUCKETS = frozenset(

@@ -64,6 +64,15 @@ def assert_complete(folder, reference, cache):
     assert not list(cache.glob("encode/*/scratch/*"))
 
 
+def assert_whole_or_none(folder, files):
+    """What can be opened is a dataset of exactly these files."""
+    try:
+        opened = gvit.open_dataset(store.url_of(folder))
+    except DatasetError:
+        return
+    assert fake.files_of(opened.path) == files
+
+
 # ---------------------------------------------------------------- the same bytes
 
 
@@ -130,12 +139,7 @@ def test_an_encode_killed_amid_any_write_is_finished_by_another_machine(
     for write in [chance.randint(1, writes) for _ in range(kills)]:
         folder = Path(tempfile.mkdtemp(dir=tmp_path)) / "set"
         run_script(f"kill:{write}", source, folder, expect=-signal.SIGKILL)
-        try:
-            opened = gvit.open_dataset(store.url_of(folder))
-        except DatasetError:
-            pass
-        else:  # the kill came after the promise
-            assert fake.files_of(opened.path) == reference
+        assert_whole_or_none(folder, reference)
         cache = Path(tempfile.mkdtemp(dir=tmp_path))
         monkeypatch.setenv("GVIT_CACHE", str(cache))  # an empty disk
         fake.fake_encode(source, store.url_of(folder))
@@ -244,6 +248,25 @@ def test_another_dataset_is_refused_and_replaced_only_when_asked(source, referen
     assert_complete(bucket / "set", reference, tmp_path / "cache")
 
 
+@pytest.mark.parametrize("option", ["overwrite=1", "retry_failed=1"])
+def test_a_killed_replacement_or_retry_is_finished_by_the_same_command(source, bucket, option):
+    finished, expected = bucket / "finished", {}
+    fake.fake_encode(source, store.url_of(finished), seed=1)
+    for seed in (0, 1):
+        fake.fake_encode(source, store.url_of(bucket / f"seed{seed}"), seed=seed)
+        expected[seed] = fake.files_of(bucket / f"seed{seed}")
+    seed = 0 if option.startswith("overwrite") else 1
+    for write in (2, 6, 13):
+        folder = bucket / f"killed{write}"
+        shutil.copytree(finished, folder)
+        run_script(f"kill:{write}", source, folder, f"seed={seed}", option, expect=-signal.SIGKILL)
+        assert_whole_or_none(folder, expected[1])
+        name, _, _ = option.partition("=")
+        fake.fake_encode(source, store.url_of(folder), seed=seed, **{name: True})
+        assert fake.files_of(folder) == expected[seed]
+        assert not fake.journaled(folder)
+
+
 def test_a_place_with_something_else_is_refused_and_not_touched(source, bucket):
     (bucket / "set").mkdir(parents=True)
     (bucket / "set" / "shard-000000.tar").write_text("somebody's")
@@ -273,6 +296,26 @@ def test_a_missing_package_is_named(source, url, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(GvitError, match=f"needs a package that is not installed: pip install {package}"):
         fake.fake_encode(source, url)
+
+
+def test_a_disk_that_cannot_be_written_is_named_before_work(source, bucket, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GVIT_CACHE", str(tmp_path / "file"))
+
+    def no_fitter(*_):
+        raise AssertionError("work has begun")
+
+    with pytest.raises(GvitError, match=r"file/encode/.* cannot be written .*set GVIT_CACHE to a folder"):
+        fake.fake_encode(source, store.url_of(bucket / "set"), fitter_factory=no_fitter)
+
+
+def test_what_killed_runs_left_on_this_disk_goes(source, bucket, tmp_path):
+    fake.fake_encode(source, store.url_of(bucket / "set"))
+    (base,) = (tmp_path / "cache").glob("encode/set-*/scratch")
+    (base / "deadbeef-x").mkdir()
+    (base / "deadbeef-x" / "shard-000000.tar").touch()
+    fake.fake_encode(source, store.url_of(bucket / "set"))
+    assert not list(base.iterdir())
 
 
 def test_arrays_are_for_folders(source):
