@@ -12,8 +12,8 @@ import sys
 import typer
 
 from .benchmarks.commands import bench_app
+from .cards import card_command
 from .original_images import open_images
-from .pipeline.card_command import card_command
 from .pipeline.commands import encode_command
 from .pipeline.demo import demo_command
 from .pipeline.inspection import info_command, status_command, view_command

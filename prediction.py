@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Prediction", "predict", "predict_command"]
 
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")]
-Run = Annotated[Path, typer.Option("--checkpoint", help="Folder of a run, or of one checkpoint.")]
+Run = Annotated[Path, typer.Option("--checkpoint", help="Folder of a run, a checkpoint or a shared model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Top = Annotated[int, typer.Option(help="Classes to name per image.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
@@ -37,12 +37,14 @@ class Prediction:
         image: The file.
         classes: Names, the likeliest first.
         probabilities: Of each, 0..1.
+        names: What people call them; the classes where that is not known.
         psnr: How well the Gaussians show the image, in dB.
     """
 
     image: Path
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
+    names: tuple[str, ...]
     psnr: float
 
 
@@ -50,7 +52,7 @@ def predict(run: Path, images: Sequence[Path], *, device: str = "auto", top: int
     """Fit Gaussians to images as the training set was fitted, and classify them.
 
     Args:
-        run: Folder of a run or of a checkpoint.
+        run: Folder of a run, of a checkpoint, or of a model that was made to be shared.
         images: Image files.
         device: Of the classifier: "auto", "cpu" or "cuda".
         top: Classes to name per image.
@@ -67,11 +69,13 @@ def predict(run: Path, images: Sequence[Path], *, device: str = "auto", top: int
     sets, aspects, psnr = _fit(model, images)
     chances = model.probabilities(sets, aspects)
     order = np.argsort(-chances, axis=1, kind="stable")[:, :top]
+    named = [model.class_names.get(name, name) for name in model.classes]
     return [
         Prediction(
             image=image,
             classes=tuple(model.classes[k] for k in order[row]),
             probabilities=tuple(float(chances[row, k]) for k in order[row]),
+            names=tuple(named[k] for k in order[row]),
             psnr=float(psnr[row]),
         )
         for row, image in enumerate(images)
@@ -134,7 +138,7 @@ def predict_command(
     predictions = predict(checkpoint, images, device=device, top=top)
     console = Console(stderr=as_json)
     for found in predictions:
-        guesses = zip(found.classes, found.probabilities, strict=True)
+        guesses = zip(found.names, found.probabilities, strict=True)
         words = ", ".join(f"{name} {chance:.1%}" for name, chance in guesses)
         console.print(f"{found.image}: {words}", markup=False, highlight=False, soft_wrap=True)
     if as_json:

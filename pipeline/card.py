@@ -9,23 +9,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
+from ..schemas.checksums import CARD_NAME, SHEET_NAME
 from ..schemas.class_names import read_class_names
 from ..schemas.encoding import ENCODINGS
+from ..schemas.front_matter import UNKNOWN_LICENSE, read_front_matter, with_front_matter
 from ..schemas.rows import ROW_SCHEMA
 from ..schemas.zarr_sets import is_zarr_only
 from .card_reading import how_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from ..schemas.dataset import Dataset
     from ..schemas.manifest import Manifest
 
-__all__ = ["UNKNOWN_LICENSE", "About", "dataset_card"]
+__all__ = ["GENERIC_TITLE", "About", "about_before", "dataset_card", "name_before"]
 
-UNKNOWN_LICENSE = "unknown"
+GENERIC_TITLE = "Images as sets of 2D Gaussians"
+"""The title of a card of a dataset without a name."""
 
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
 _CLASSES_LISTED = 20
@@ -56,9 +59,7 @@ def dataset_card(dataset: Dataset, about: About | None = None) -> str:
     about = about or About()
     zarr_only = is_zarr_only(dataset.path, dataset.manifest)
     names = about.class_names or read_class_names(dataset.path)
-    front = yaml.safe_dump(
-        _front_matter(dataset.manifest, about, zarr_only=zarr_only), sort_keys=False, allow_unicode=True
-    )
+    front = _front_matter(dataset.manifest, about, zarr_only=zarr_only)
     sections = (
         _introduction(dataset.manifest, about),
         _quality(dataset),
@@ -68,7 +69,19 @@ def dataset_card(dataset: Dataset, about: About | None = None) -> str:
         _making(dataset.manifest),
         _caveats(dataset.manifest, about),
     )
-    return f"---\n{front}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
+    return with_front_matter(front, "\n\n".join(section for section in sections if section))
+
+
+def name_before(destination: Path) -> str | None:
+    """Return the name that a dataset had before it was encoded again, by its card; None without one."""
+    name = read_front_matter(destination / CARD_NAME).get("pretty_name")
+    return None if name is None or name == GENERIC_TITLE else str(name)
+
+
+def about_before(destination: Path) -> About:
+    """Return what the card of a dataset that is encoded again is to keep: license and contact sheet."""
+    known = read_front_matter(destination / CARD_NAME).get("license", UNKNOWN_LICENSE)
+    return About(str(known), sheet=SHEET_NAME if (destination / SHEET_NAME).exists() else None)
 
 
 # ---------------------------------------------------------------- front matter
@@ -97,7 +110,7 @@ def _data_files(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _title(manifest: Manifest) -> str:
-    return manifest.name or "Images as sets of 2D Gaussians"
+    return manifest.name or GENERIC_TITLE
 
 
 def _size_category(images: int) -> str:

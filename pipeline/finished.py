@@ -23,7 +23,7 @@ from ..schemas.manifest import (
     build_manifest,
     read_done_mark,
 )
-from .card import dataset_card
+from .card import about_before, dataset_card, name_before
 from .class_names import class_names_file
 from .destination import README
 from .fit_config import FIT_VERSION
@@ -83,20 +83,26 @@ def complete(
     """
     columns = ["source", "status", "error", "psnr"]
     tables = [read_rows(config.destination, mark).select(columns) for mark in marks]
-    manifest = manifest_of(config, classes, marks, tables)
+    manifest = manifest_of(config, classes, marks, tables, name_before(config.destination))
     dataset = open_shards(config.destination, manifest)
     names = class_names_file(config.class_names, classes)
     if names is not None:
         atomic_write(config.destination / CLASS_NAMES_NAME, names)
     if not (config.destination / README).exists() or not (config.destination / MANIFEST_NAME).exists():
-        atomic_write(config.destination / README, dataset_card(dataset).encode())
+        atomic_write(
+            config.destination / README, dataset_card(dataset, about_before(config.destination)).encode()
+        )
     _convert(config, dataset)
     write_manifest(config.destination, manifest)
     return manifest, first_failures(tables)
 
 
 def manifest_of(
-    config: EncodeConfig, classes: Sequence[str], marks: Sequence[DoneMark], tables: Sequence[pa.Table]
+    config: EncodeConfig,
+    classes: Sequence[str],
+    marks: Sequence[DoneMark],
+    tables: Sequence[pa.Table],
+    name: str | None = None,
 ) -> Manifest:
     """Return the manifest of finished shards, given their done marks and rows."""
     fit = config.fit
@@ -108,6 +114,7 @@ def manifest_of(
         classes=classes,
         marks=marks,
         tables=tables,
+        name=name,
     )
 
 

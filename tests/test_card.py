@@ -19,6 +19,7 @@ from gvit.schemas.verify import verify
 
 sys.path.insert(0, str(Path(__file__).parent))
 import small_dataset as small
+from fake_encode import BROKEN, fake_encode, make_flawed_source
 
 V1 = Path(__file__).parent / "data" / "v1"
 PROGRAM = re.compile("^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -123,3 +124,20 @@ def test_a_card_edited_by_hand_can_be_kept(copy):
     card(copy, "--keep")
     assert (copy / "README.md").read_text() == "mine"
     assert verify(copy, deep=True).faults == ()
+
+
+def test_an_encode_that_goes_on_keeps_name_license_and_contact_sheet(tmp_path):
+    source = make_flawed_source(tmp_path / "src")
+    fake_encode(source, tmp_path / "dst")
+    card(tmp_path / "dst", "--name", "Cats and dogs", "--license", "cc0-1.0")
+    before = small.files_of(tmp_path / "dst")
+    fake_encode(source, tmp_path / "dst")
+    assert small.files_of(tmp_path / "dst") == before
+    (source / BROKEN).write_bytes((source / "cats/1.png").read_bytes())
+    fake_encode(source, tmp_path / "dst", retry_failed=True)
+    assert open_dataset(tmp_path / "dst").manifest.name == "Cats and dogs"
+    text = (tmp_path / "dst" / "README.md").read_text()
+    assert (front_matter(text)["pretty_name"], front_matter(text)["license"]) == ("Cats and dogs", "cc0-1.0")
+    assert "(contact-sheet.png)" in text
+    fake_encode(source, tmp_path / "dst", overwrite=True)
+    assert open_dataset(tmp_path / "dst").manifest.name is None

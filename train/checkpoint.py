@@ -6,6 +6,8 @@ RUN/checkpoints/step-00001234/
     state.pt              plain dicts and tensors: optimiser, place in the data, running sums
     about.json            what the model is, what it was trained on, how well it does
 RUN/checkpoints.json      which of them are the last and the best; replaced in one piece
+
+A model that was made to be shared (`model_card`) has config.json in place of about.json.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from ..schemas.commit import atomic_write
 from ..schemas.errors import GvitError
@@ -30,7 +32,18 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["FORMAT", "Checkpoint", "CheckpointFolder", "read_checkpoint"]
+__all__ = [
+    "CONFIG_NAME",
+    "FORMAT",
+    "WEIGHTS_NAME",
+    "Checkpoint",
+    "CheckpointFolder",
+    "dump_weights",
+    "read_checkpoint",
+]
+
+CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+"""The files of a model that was made to be shared."""
 
 FORMAT = 1
 """Raised when older checkpoints can no longer be read."""
@@ -38,7 +51,7 @@ FORMAT = 1
 _INDEX = "checkpoints.json"
 _FOLDER = "checkpoints"
 _PREFIX = "step-"
-_ABOUT, _MODEL, _EMA, _STATE = "about.json", "model.safetensors", "ema.safetensors", "state.pt"
+_ABOUT, _MODEL, _EMA, _STATE = "about.json", WEIGHTS_NAME, "ema.safetensors", "state.pt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +179,11 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     _sync(folder)
 
 
+def dump_weights(weights: Mapping[str, Tensor]) -> bytes:
+    """Return weights as the content of a `model.safetensors`."""
+    return save(_portable(weights), {"format": "pt"})
+
+
 def _portable(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in weights.items()}
 
@@ -184,7 +202,7 @@ def read_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
     It is not the best: a model that was chosen on the validation set looks better there than it is.
 
     Args:
-        path: Folder of a checkpoint or of a run.
+        path: Folder of a checkpoint, of a run, or of a model that was made to be shared.
         with_state: Also read what only a run that goes on needs.
 
     Raises:
@@ -192,7 +210,7 @@ def read_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
     """
     folder = _find(path)
     try:
-        about = json.loads((folder / _ABOUT).read_text())
+        about = json.loads(_about_of(folder).read_text(encoding="utf-8"))
         if about.pop("format", None) != FORMAT:
             raise GvitError(f"{folder} is of another version: read it with the gvit that wrote it")
         averaged = folder / _EMA
@@ -207,8 +225,13 @@ def read_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
         raise GvitError(f"the checkpoint {folder} is damaged: use another one, or train again") from error
 
 
+def _about_of(folder: Path) -> Path:
+    shared = folder / CONFIG_NAME
+    return shared if shared.exists() else folder / _ABOUT
+
+
 def _find(path: Path) -> Path:
-    if (path / _ABOUT).exists():
+    if _about_of(path).exists():
         return path
     folder = CheckpointFolder(path)
     found = folder.last

@@ -42,6 +42,7 @@ class TrainedModel:
     Attributes:
         classify: From sets as they are stored, and their true width / height, to logits.
         classes: Names of the classes.
+        class_names: What people call them, where it is known.
         gaussians: Gaussians per set that it was trained on.
         size: Side of the canvas that they were fitted on, in pixels.
         encoding: Storage encoding that rounded them.
@@ -53,6 +54,7 @@ class TrainedModel:
 
     classify: Classify
     classes: tuple[str, ...]
+    class_names: dict[str, str]
     gaussians: int
     size: int
     encoding: str
@@ -74,7 +76,7 @@ def load_model(path: Path, device: torch.device) -> TrainedModel:
     """Load the model of a checkpoint, or the last of a run.
 
     Args:
-        path: Folder of a checkpoint or of a run.
+        path: Folder of a checkpoint, of a run, or of a model that was made to be shared.
         device: Where to.
 
     Raises:
@@ -98,6 +100,7 @@ def load_model(path: Path, device: torch.device) -> TrainedModel:
         return TrainedModel(
             classify=classifier_of(model.to(device), torch.float32, view),
             classes=tuple(about["data"]["classes"]),
+            class_names=about.get("class_names", {}),
             **{name: about["data"][name] for name in ("gaussians", "size", "encoding", "fit")},
             epoch=about["epoch"],
             step=checkpoint.step,
