@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,7 +69,7 @@ def write_dataset(
                 int(label),
                 classes[label] if label >= 0 else None,
                 f"{split}/{i}.png",
-                *(30, 20, 30.0, "ok", None, name, i, "0" * 64),
+                *(30, 20, 30.0, "ok", None, name, i, sha256(f"{seed + number}/{i}".encode()).hexdigest()),
             )
             for i, label in enumerate(labels)
         ]
