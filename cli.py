@@ -13,6 +13,7 @@ import typer
 
 from .benchmarks.commands import bench_app
 from .cards import card_command
+from .guided_sets import find_guided_set
 from .original_images import open_images
 from .pipeline.commands import encode_command
 from .pipeline.demo import demo_command
@@ -29,7 +30,8 @@ SPINS = "2000"
 """How often a thread of torch looks for work before it sleeps. At OpenMP's default, many times that, threads
 that wait keep the cores from those they wait for: beside a second process, training was five times slower."""
 
-_TRAINING = {"obj": open_images}  # stage 2 gets from stage 1 what it may not import
+_TRAINING = {"obj": open_images}  # each stage gets from the other what it may not import
+_VIEWING = {"obj": find_guided_set}
 
 
 def _new_app(description: str | None = None) -> typer.Typer:
@@ -70,7 +72,7 @@ app = _new_app(
 app.command("encode")(encode_command)
 app.command("info")(info_command)
 app.command("status")(status_command)
-app.command("view")(view_command)
+app.command("view", context_settings=_VIEWING)(view_command)
 app.command("demo")(demo_command)
 app.command("verify")(verify_command)
 app.command("export")(export_command)

@@ -31,6 +31,14 @@ SourceFolder = Annotated[
     Path | None,
     typer.Option("--source", help="Folder of the original images.", show_default="that of the last encode"),
 ]
+Run = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        help="Run of gvit train --guidance: draw the image before and after.",
+        show_default="no guidance",
+    ),
+]
 Images = Annotated[int, typer.Option(help="Images on a contact sheet.", min=1, max=1000)]
 Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
 
@@ -72,24 +80,36 @@ def status_command(
 
 
 def view_command(
+    context: typer.Context,
     destination: Destination,
     key: Key = None,
     output: Output = Path("view.png"),
     source: SourceFolder = None,
+    checkpoint: Run = None,
     images: Images = 24,
     as_json: Json = False,
 ) -> None:
-    """Draw an image beside its rendering, its Gaussians and the error; or many on a contact sheet."""
+    """Draw an image beside its rendering, its Gaussians and the error; or many on a contact sheet.
+
+    With --checkpoint: the image as it is stored, as guidance leaves it, and where its Gaussians went.
+    """
     from ..schemas.dataset import open_dataset
-    from .pictures import check_output, draw_one, draw_sheet, find_row, originals_of, save
+    from ..schemas.errors import GvitError
+    from .pictures import check_output, draw_guided, draw_one, draw_sheet, find_row, originals_of, save
 
     check_output(output)
     dataset = open_dataset(destination)
     originals = originals_of(dataset, source)
-    if key is None:
-        picture = draw_sheet(dataset, originals, images)
+    if key is not None:
+        row = find_row(dataset, key)
+        if checkpoint is None:
+            picture = draw_one(dataset, originals, row)
+        else:
+            picture = draw_guided(dataset, originals, row, context.obj(checkpoint, dataset, row.key))
+    elif checkpoint is not None:
+        raise GvitError("--checkpoint draws one image before and after guidance: give its KEY, too")
     else:
-        picture = draw_one(dataset, originals, find_row(dataset, key))
+        picture = draw_sheet(dataset, originals, images)
     save(picture, output)
     _tell(picture, output, as_json=as_json)
 
@@ -101,6 +121,6 @@ def _tell(picture: Picture, output: Path, *, as_json: bool) -> None:
         typer.echo(f"{which} not shown: {picture.absence}", err=True)
     if as_json:
         facts = {"output": str(output), "images": picture.images, "originals": picture.originals}
-        typer.echo(json.dumps(facts))
+        typer.echo(json.dumps(facts | picture.facts))
     else:
         typer.echo(f"wrote {output}")

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from ..render.contact_sheet import Thumbnail, draw_contact_sheet
+from ..render.guided_view import draw_guided_view
 from ..render.view import Subject, draw_view
 from ..schemas.errors import GvitError
 from ..schemas.rows import Row, table_to_rows
@@ -22,21 +23,35 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from PIL import Image
 
+    from ..render.guided_view import GuidedSet
     from ..schemas.dataset import Dataset
 
-__all__ = ["Picture", "check_output", "draw_one", "draw_sheet", "find_row", "originals_of", "save"]
+__all__ = [
+    "Picture",
+    "check_output",
+    "draw_guided",
+    "draw_one",
+    "draw_sheet",
+    "find_row",
+    "originals_of",
+    "save",
+]
 
 _KEYS_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What was drawn: how many images, how many of them beside their originals, and why not all."""
+    """What was drawn: how many images, how many of them beside their originals, and why not all.
+
+    `facts` are plain values by name that only this kind of picture has.
+    """
 
     image: Image.Image
     images: int
     originals: int
     absence: str
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def originals_of(dataset: Dataset, source: Path | None) -> Originals:
@@ -74,20 +89,39 @@ def _examples(keys: list[str], asked: str) -> str:
 
 def draw_one(dataset: Dataset, originals: Originals, row: Row) -> Picture:
     """Draw the four panels of a stored image."""
+    subject = _subject(dataset, originals, row)
+    return Picture(draw_view(subject), 1, int(subject.original is not None), subject.absence)
+
+
+def draw_guided(dataset: Dataset, originals: Originals, row: Row, guided: GuidedSet) -> Picture:
+    """Draw a stored image before and after guidance, and where its Gaussians went."""
+    epochs = f"after {guided.epochs} epoch" + "s" * (guided.epochs != 1)
+    subject = _subject(dataset, originals, row, f"guidance {guided.mode} {epochs}")
+    view = draw_guided_view(subject, guided.gaussians)
+    facts = {
+        "guidance": guided.mode,
+        "psnr_stored": view.psnr_stored,
+        "psnr_guided": view.psnr_guided,
+        "mean_shift": view.mean_shift,
+    }
+    return Picture(view.image, 1, int(subject.original is not None), subject.absence, facts)
+
+
+def _subject(dataset: Dataset, originals: Originals, row: Row, *remarks: str) -> Subject:
     manifest = dataset.manifest
     original = originals.find(row)
-    subject = Subject(
+    parts = _describe(row, manifest.fit.crop, with_original=original.pixels is not None)
+    return Subject(
         title=row.key,
-        note=_describe(row, manifest.fit.crop, with_original=original.pixels is not None),
+        note="  |  ".join([*remarks, *parts]),
         gaussians=dataset.by_key(row.key).gaussians,
         size=manifest.size,
         original=original.pixels,
         absence=original.absence,
     )
-    return Picture(draw_view(subject), 1, int(original.pixels is not None), original.absence)
 
 
-def _describe(row: Row, crop: str, *, with_original: bool) -> str:
+def _describe(row: Row, crop: str, *, with_original: bool) -> list[str]:
     shape = f"{row.width} x {row.height} pixels"
     parts = [
         f"class {row.class_name}" if row.class_name is not None else "no class",
@@ -96,7 +130,7 @@ def _describe(row: Row, crop: str, *, with_original: bool) -> str:
     ]
     if not with_original:
         parts.append(f"PSNR {row.psnr:.2f} dB when it was encoded")
-    return "  |  ".join(parts)
+    return parts
 
 
 def draw_sheet(dataset: Dataset, originals: Originals, count: int) -> Picture:
