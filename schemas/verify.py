@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import pyarrow.compute as pc
 
 from .checksums import SUMS_NAME, ZARR_NAME, files_of, hash_file, read_checksums
@@ -32,8 +31,8 @@ from .manifest import (
 )
 from .rows import MAX_PSNR
 from .shards import BlockArrays, ShardReader, describe_tar
-from .zarr_arrays import ZarrArray
-from .zarr_sets import ZarrShardReader, arrays_of, is_zarr_only, open_zarr
+from .zarr_keys import check_keys
+from .zarr_sets import ZarrShardReader, is_zarr_only, open_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -139,7 +138,7 @@ class _Check:
             if len(marks) == len(tables) == len(manifest.shards):
                 self.attempt(MANIFEST_NAME, lambda: _check_sums_of(manifest, marks, tables))
                 if arrays is not None:
-                    self.attempt(ZARR_NAME, lambda: _check_keys(self.dst, manifest, tables))
+                    self.attempt(ZARR_NAME, lambda: check_keys(self.dst, manifest, _stored_keys(tables)))
 
     def _mark(self, summary: ShardSummary, *, zarr_only: bool) -> DoneMark | None:
         """Read the done mark of a shard, and check that its files are there."""
@@ -312,13 +311,6 @@ def _check_conversion(mark: DoneMark, zarr: ZarrShardReader) -> None:
         raise DatasetError(f"its sets of {mark.name} are not those of {mark.name}.tar")
 
 
-def _check_keys(dst: Path, manifest: Manifest, tables: list[pa.Table]) -> None:
-    """Check that the keys in the arrays are those of the rows."""
-    columns = [table["key"].filter(pc.equal(table["status"], "ok")).to_pylist() for table in tables]
-    keys = [key.encode() for column in columns for key in column]
-    longest = max(map(len, keys), default=0)
-    array = ZarrArray.open(dst / ZARR_NAME / "key_utf8", arrays_of(manifest, longest)["key_utf8"])
-    found = array.take(np.arange(len(keys)))
-    for number, key in enumerate(keys):
-        if found[number].tobytes().rstrip(b"\0") != key:
-            raise DatasetError(f"the key of its image {number} is not that of the rows, {key.decode()}")
+def _stored_keys(tables: list[pa.Table]) -> list[bytes]:
+    columns = (table["key"].filter(pc.equal(table["status"], "ok")).to_pylist() for table in tables)
+    return [key.encode() for column in columns for key in column]

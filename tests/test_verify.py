@@ -130,7 +130,9 @@ def test_one_flipped_bit_anywhere_in_the_arrays_is_found(arrays):
     assert problems(arrays) == []
 
 
-@pytest.mark.parametrize("name", ["gaussians/c/0/0/0", "label/c/0", "key_utf8/c/0/0"])
+@pytest.mark.parametrize(
+    "name", ["gaussians/c/0/0/0", "label/c/0", "key_utf8/c/0/0", "key/c/0", "key/zarr.json"]
+)
 def test_arrays_that_are_not_those_of_the_shards_are_found_even_with_true_checksums(arrays, name):
     flip(arrays / "gaussians.zarr" / name, 3, 0)
     write_manifest(arrays, read_manifest(arrays))
