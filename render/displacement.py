@@ -19,7 +19,7 @@ __all__ = ["Displacement", "draw_displacement"]
 
 _PALENESS = 0.72
 _STRENGTH = 0.7
-_LONG, _LONGEST, _SPACING = 0.1, 0.5, 0.8
+_LONG, _LONGEST, _SPACING = 0.1, 0.5, 0.6
 """Arrows are enlarged until a quarter of them are longer than the first, or than this share of the room that
 each Gaussian has, or one than the second; lengths in parts of the picture's side."""
 
