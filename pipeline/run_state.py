@@ -13,8 +13,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .config import Fingerprint
+    from .private_files import PrivateFiles
 
-__all__ = ["RunRecord", "RunState", "check_same", "dump_run_state", "load_run_state", "parse_run_state"]
+__all__ = [
+    "RunRecord",
+    "RunState",
+    "check_same",
+    "dump_run_state",
+    "load_run_state",
+    "parse_run_state",
+    "read_run_state",
+    "save_run_state",
+]
+
+RUN_JSON, RUN_COPY = "run.json", "run.copy.json"
 
 _DIGEST_SHOWN = 12
 _MISSING = "absent"
@@ -85,6 +97,29 @@ def parse_run_state(data: bytes, place: str) -> RunState:
             f"{place} is damaged, so the dataset cannot be continued; "
             "choose another folder or use --overwrite"
         ) from error
+
+
+def save_run_state(files: PrivateFiles, state: RunState) -> None:
+    """Write a state twice, since not every place writes files all or nothing: one of the two is whole."""
+    for name in (RUN_COPY, RUN_JSON):
+        files.write(name, dump_run_state(state))
+
+
+def read_run_state(files: PrivateFiles, place: str) -> RunState | None:
+    """Return the state that `save_run_state` wrote among the private files of a place, None without any.
+
+    Raises:
+        DatasetError: Both copies are damaged.
+    """
+    data, copy = files.read(RUN_JSON), files.read(RUN_COPY)
+    if data is None:  # then a copy is of the very first write, and no work was done yet
+        return None
+    try:
+        return parse_run_state(data, f"{place}/{RUN_JSON}")
+    except DatasetError:
+        if copy is None:
+            raise
+        return parse_run_state(copy, f"{place}/{RUN_COPY}")
 
 
 def check_same(destination: str, there: Mapping[str, object], here: Mapping[str, object]) -> None:

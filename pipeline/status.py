@@ -14,7 +14,7 @@ from ..schemas.urls import as_url, place_name
 from .lease import Holder, live_holder
 from .private_files import PRIVATE, private_files
 from .progress import plain_duration
-from .run_state import RunState, parse_run_state
+from .run_state import RunState, read_run_state
 from .snapshot import Snapshot, read_snapshot
 from .url_lease import live_holder_at
 
@@ -102,8 +102,7 @@ def _manifest(destination: Path, url: str | None) -> Manifest | None:
 
 
 def _state(destination: Path) -> RunState | None:
-    data = private_files(destination).read("run.json")
-    return None if data is None else parse_run_state(data, f"{place_name(destination)}/{PRIVATE}/run.json")
+    return read_run_state(private_files(destination), f"{place_name(destination)}/{PRIVATE}")
 
 
 def _finished(destination: Path, manifest: Manifest) -> Status:

@@ -27,7 +27,7 @@ from .destination import README, is_of_a_dataset, judge
 from .finished import first_failures, manifest_of, tally_of_rows
 from .private_files import PRIVATE, UrlFiles
 from .retry import reopen_shard
-from .run_state import RunState, dump_run_state, parse_run_state
+from .run_state import RunState, read_run_state, save_run_state
 from .shard_commit import scratch_folder
 from .url_lease import UrlLease
 
@@ -76,8 +76,7 @@ class UrlTarget:
         )
 
     def _state(self) -> RunState | None:
-        data = self._files.read("run.json")
-        return None if data is None else parse_run_state(data, f"{self._remote.url}/{PRIVATE}/run.json")
+        return read_run_state(self._files, f"{self._remote.url}/{PRIVATE}")
 
     def is_complete(self) -> bool:
         """Tell whether there are checksums, of the manifest too."""
@@ -115,7 +114,7 @@ class UrlTarget:
 
     def save(self, state: RunState) -> None:
         """Note what the dataset is made of."""
-        self._files.write("run.json", dump_run_state(state))
+        save_run_state(self._files, state)
 
     def withdraw(self) -> None:
         """Remove checksums and manifest."""

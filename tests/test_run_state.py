@@ -9,7 +9,16 @@ import pytest
 from gvit.pipeline.config import EncodeConfig, RunConfig, fingerprint
 from gvit.pipeline.fit_config import FitConfig
 from gvit.pipeline.plan import make_plan
-from gvit.pipeline.run_state import RunRecord, RunState, check_same, dump_run_state, load_run_state
+from gvit.pipeline.private_files import FolderFiles
+from gvit.pipeline.run_state import (
+    RunRecord,
+    RunState,
+    check_same,
+    dump_run_state,
+    load_run_state,
+    read_run_state,
+    save_run_state,
+)
 from gvit.pipeline.sources import Entry
 from gvit.schemas import DatasetError, GvitError
 
@@ -117,3 +126,19 @@ def test_a_batch_fits_into_memory_at_every_size(size, device):
     batch = RunConfig(workers=64).batch(size, device)
     assert 1 <= batch <= 256
     assert batch == 1 or batch * size**2 * 3 <= 2**27
+
+
+@pytest.mark.parametrize("torn", ["run.json", "run.copy.json"])
+def test_a_state_that_was_torn_while_it_was_written_is_known_from_its_other_copy(tmp_path, torn):
+    files = FolderFiles(tmp_path)
+    state = RunState(fingerprint_of(config(tmp_path)))
+    assert read_run_state(files, "there") is None
+    files.write("run.copy.json", b"{")  # of the first write of all
+    assert read_run_state(files, "there") is None
+    save_run_state(files, state)
+    (tmp_path / torn).write_bytes(b'{"fing')
+    assert read_run_state(files, "there") == state
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"{")
+    with pytest.raises(DatasetError, match=r"there/run.copy.json is damaged.*--overwrite"):
+        read_run_state(files, "there")
