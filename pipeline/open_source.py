@@ -37,8 +37,11 @@ def open_source(root: Path, labels: Path | None = None) -> Source:
         folder, names = root, _shared_files(root)
     kinds = {suffix: sorted(name for name in names if _suffix(name) == suffix) for suffix in (_TAR, _PARQUET)}
     if not any(kinds.values()):
-        if any(name.lower().endswith(_COMPRESSED) for name in names):
-            raise GvitError(f"the tar files of {root} are compressed; unpack them to .tar first, with gunzip")
+        compressed = [name for name in names if name.lower().endswith(_COMPRESSED)]
+        if compressed:
+            raise GvitError(
+                f"{folder / compressed[0]} is compressed; unpack it to .tar first, as with gunzip"
+            )
         return FolderSource(root, labels)
     if all(kinds.values()):
         raise GvitError(f"{root} holds .tar and .parquet files; give a folder with one kind of them")

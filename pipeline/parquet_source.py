@@ -22,7 +22,7 @@ from ..schemas.files import open_regular
 from .keys import make_keys
 from .parquet_cells import image_column
 from .references import ParquetCell
-from .sources import Entry, Listing, check_unicode, numbered_classes, split_of
+from .sources import Entry, Listing, check_unicode, numbered_classes, shown, split_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -71,7 +71,7 @@ class ParquetSource:
         names = _agreed_names(self.files, tables)
         labels = [label for table in tables for label in table.labels]
         if not labels:
-            raise GvitError(f"{self.root} holds no image: its Parquet files have no rows")
+            raise GvitError(f"{shown(self.root, self.files)} holds no image: there are no rows")
         classes, class_names = _classes(labels, names)
         index: dict[str | None, int] = {name: number for number, name in enumerate(classes)} | {None: -1}
         rows = [

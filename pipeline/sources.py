@@ -32,6 +32,7 @@ __all__ = [
     "check_unicode",
     "is_image_name",
     "numbered_classes",
+    "shown",
     "split_of",
     "walk",
 ]
@@ -289,6 +290,11 @@ def split_of(path: str) -> str:
             if word in _SPLIT_OF_FOLDER:
                 return _SPLIT_OF_FOLDER[word]
     return DEFAULT_SPLIT
+
+
+def shown(root: Path, files: Sequence[str]) -> Path:
+    """Return what to call a source of files in a sentence: its only file, or its folder."""
+    return root / files[0] if len(files) == 1 else root
 
 
 def numbered_classes(largest: int) -> tuple[str, ...]:

@@ -106,7 +106,9 @@ class _Walk:
             return None
         if not at and len(block) < tarfile.BLOCKSIZE:
             raise self._damaged("it is no tar file")
-        if len(block) < tarfile.BLOCKSIZE:
+        if 0 < len(block) < tarfile.BLOCKSIZE:
+            raise self._damaged(f"it is cut short: it ends within a header, at byte {self._end}")
+        if not block:
             raise self._damaged(
                 "it ends without the end mark of a tar file; if it is whole all the same, "
                 "add one with: truncate -s +1K FILE"

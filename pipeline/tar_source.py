@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 from ..schemas.errors import GvitError
 from .keys import make_keys
 from .references import FilePart
-from .sources import IMAGE_SUFFIXES, Entry, Listing, check_unicode, is_image_name, numbered_classes, split_of
+from .sources import (
+    IMAGE_SUFFIXES,
+    Entry,
+    Listing,
+    check_unicode,
+    is_image_name,
+    numbered_classes,
+    shown,
+    split_of,
+)
 from .tar_members import Member, list_members, opened_tar
 
 if TYPE_CHECKING:
@@ -63,7 +72,7 @@ class TarSource:
         ]
         if not found:
             raise GvitError(
-                f"{self.root} holds no image: no member of its tar files ends with "
+                f"{shown(self.root, self.files)} holds no image: no member of a tar file ends with "
                 f"{', '.join(f'.{suffix}' for suffix in sorted(IMAGE_SUFFIXES))}"
             )
         found.sort(key=lambda item: item[0])

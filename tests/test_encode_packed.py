@@ -139,6 +139,8 @@ def test_a_tar_without_an_image_is_one_sentence_and_exit_code_2(tmp_path, monkey
     with pytest.raises(SystemExit, match="2"):
         cli.main()
     err = capsys.readouterr().err
-    assert err.startswith(f"Error: {tmp_path} holds no image: no member of its tar files ends with .bmp")
+    assert err.startswith(
+        f"Error: {tmp_path / 'a.tar'} holds no image: no member of a tar file ends with .bmp"
+    )
     assert err.count("\n") == 1
     assert not (tmp_path / "dst").exists()

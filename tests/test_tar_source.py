@@ -254,8 +254,8 @@ def test_sparse_members_are_refused(tar):
     ("files", "sentence"),
     [
         (["a.tar", "b.parquet"], r"holds \.tar and \.parquet files"),
-        (["a.tar.gz"], "are compressed; unpack them"),
-        (["a.tgz", "b.txt"], "are compressed; unpack them"),
+        (["a.tar.gz"], "is compressed; unpack it"),
+        (["a.tgz", "b.txt"], "is compressed; unpack it"),
         (["a.txt"], "holds no image"),
     ],
 )
