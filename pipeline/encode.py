@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ..schemas.errors import GvitError
-from ..schemas.urls import place_name
+from ..schemas.urls import as_url, place_name
 from .class_names import class_names_file
 from .config import EncodeConfig, Fingerprint, RunConfig, fingerprint
 from .destination import explain
@@ -86,6 +86,7 @@ def look(config: EncodeConfig) -> Survey:
     Raises:
         GvitError: The source has no images, a class no name, or the destination cannot take this dataset.
     """
+    _check_apart(config)
     source = open_source(config.source, config.labels)
     listing = source.scan()
     plan = make_plan(listing.entries, config.fit.seed, config.shard_size)
@@ -93,6 +94,13 @@ def look(config: EncodeConfig) -> Survey:
     class_names_file(config.class_names, listing.classes)
     _admit(config, survey, open_target(config.destination))
     return survey
+
+
+def _check_apart(config: EncodeConfig) -> None:
+    """Refuse a destination within the source: its shards would be taken for tar files of images."""
+    source, destination = config.source.resolve(), config.destination.resolve()
+    if as_url(config.destination) is None and source.is_dir() and destination.is_relative_to(source):
+        raise GvitError(f"{config.destination} lies in {config.source}; choose a folder outside of it")
 
 
 def encode(

@@ -9,7 +9,7 @@ from rich.console import Console
 from gvit import cli
 from gvit.pipeline.dry_run import estimate
 from gvit.pipeline.originals import Originals
-from gvit.schemas import open_dataset, table_to_rows
+from gvit.schemas import GvitError, open_dataset, table_to_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_encode import (
@@ -144,3 +144,11 @@ def test_a_tar_without_an_image_is_one_sentence_and_exit_code_2(tmp_path, monkey
     )
     assert err.count("\n") == 1
     assert not (tmp_path / "dst").exists()
+
+
+@pytest.mark.parametrize("inside", [".", "out", "a/b/out"])
+def test_a_destination_within_the_source_is_refused(tmp_path, inside):
+    make_tars(tmp_path)
+    with pytest.raises(GvitError, match=r"lies in .*; choose a folder outside of it"):
+        fake_encode(tmp_path, tmp_path / inside)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train-0.tar", "val-0.tar"]
