@@ -16,9 +16,9 @@ from gvit.pipeline.fit_cpu import fit_end, fit_start, to_strips
 from gvit.pipeline.fit_torch import Canvas, fit_batch
 from gvit.pipeline.optimise import blend_and_compare, gather_gradients, place_on_screen
 from gvit.pipeline.relocate import removal_costs
-from gvit.render.fidelity import psnr
 from gvit.render.cpu import render_batch
 from gvit.render.cuda import project
+from gvit.render.fidelity import psnr
 from gvit.render.operator import render
 from gvit.render.strips import SCREEN_FIELDS, WHITEN, make_workspace
 
