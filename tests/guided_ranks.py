@@ -1,20 +1,55 @@
-"""A short guided training, to be started by torchrun on one rank or on two."""
+"""A short guided training, to be started by torchrun on one rank or on two; with a step, stopped there."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from test_train_guidance import config_of
 
+from gvit.train.interruption import Interrupted
 from gvit.train.mix import MixConfig
+from gvit.train.moves import MoveStore
 from gvit.train.run import train
+from gvit.train.trainer import Trainer
+
+
+def stop_after(last: int) -> None:
+    """Have each rank interrupt itself once it has made so many updates."""
+    stock = Trainer.update
+
+    def update(self, batch):
+        stock(self, batch)
+        if self.step + 1 == last:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    Trainer.update = update
+
+
+def restore_slowly() -> None:
+    """Give ranks that do not wait for the moves of a checkpoint the time to go on without them."""
+    stock = MoveStore.restore
+
+    def restore(self, moves):
+        time.sleep(2.0)
+        stock(self, moves)
+
+    MoveStore.restore = restore
+
 
 if __name__ == "__main__":
-    shards, out, mode = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-    config = config_of(shards, out, mode, epochs=2, mix=MixConfig())
+    shards, out, mode, *stop = sys.argv[1:]
+    config = config_of(Path(shards), Path(out), mode, epochs=2, mix=MixConfig())
     steady = replace(config, model=replace(config.model, drop_path=0.0))
-    train(steady, console=Console(file=io.StringIO()))
+    restore_slowly()
+    if stop:
+        stop_after(int(stop[0]))
+    with contextlib.suppress(Interrupted):
+        train(steady, console=Console(file=io.StringIO()))

@@ -73,12 +73,12 @@ class Guide(Protocol):
         """Begin to count anew."""
         ...
 
-    def state(self) -> dict[str, Any]:
-        """Return what a run needs to go on beside the model: plain dicts and tensors."""
+    def state(self, ranks: Ranks) -> dict[str, Any]:
+        """Return what a run needs to go on beside the model, plain dicts and tensors; all ranks at once."""
         ...
 
-    def restore(self, state: dict[str, Any], *, leads: bool) -> None:
-        """Go back to a saved state; one process, the leading one, restores what all share."""
+    def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
+        """Go back to a saved state; all ranks at the same time."""
         ...
 
 
@@ -96,11 +96,12 @@ class NoGuide:
     def forget(self) -> None:
         """Do nothing."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self, ranks: Ranks) -> dict[str, Any]:
         """Return nothing."""
+        del ranks
         return {}
 
-    def restore(self, state: dict[str, Any], *, leads: bool) -> None:
+    def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
         """Do nothing."""
 
 
@@ -128,14 +129,13 @@ class _CountingGuide:
         """Begin to count anew."""
         self.movement.clear()
 
-    def state(self) -> dict[str, Any]:
-        """Return the counts."""
-        return {"movement": self.movement.state()}
+    def state(self, ranks: Ranks) -> dict[str, Any]:
+        """Return the counts; all ranks at the same time."""
+        return {"movement": self.movement.state(ranks)}
 
-    def restore(self, state: dict[str, Any], *, leads: bool) -> None:
+    def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
         """Go back to saved counts."""
-        del leads
-        self.movement.restore(state["movement"])
+        self.movement.restore(state["movement"], ranks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,15 +225,16 @@ class DirectGuide(_CountingGuide):
     def _moved(self, stored: Tensor, moves: Tensor) -> Tensor:
         return move(stored, moves, reach=self.config.reach, min_scale=self.min_scale)
 
-    def state(self) -> dict[str, Any]:
-        """Return the moves of all samples, and the counts."""
-        return {**super().state(), "moves": self.store.all}
+    def state(self, ranks: Ranks) -> dict[str, Any]:
+        """Return the moves of all samples, and the counts; all ranks at the same time."""
+        return {**super().state(ranks), "moves": self.store.all}
 
-    def restore(self, state: dict[str, Any], *, leads: bool) -> None:
-        """Go back to saved moves and counts."""
-        super().restore(state, leads=leads)
-        if leads:
+    def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
+        """Go back to saved moves and counts; all ranks at the same time."""
+        super().restore(state, ranks)
+        if ranks.leads:
             self.store.restore(state["moves"])
+        ranks.wait()  # the others must not read moves that are not there yet
 
 
 class _ScaleGradient(torch.autograd.Function):

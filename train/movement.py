@@ -96,10 +96,17 @@ class Movement:
         """Begin to count anew."""
         self._sums = torch.zeros_like(self._sums)
 
-    def state(self) -> Tensor:
-        """Return the sums."""
-        return self._sums.cpu()
+    def state(self, ranks: Ranks) -> Tensor:
+        """Return the sums of each rank, a row each; all ranks at the same time."""
+        rows = self._sums.new_zeros(ranks.world, len(self._sums))
+        rows[ranks.rank] = self._sums
+        return ranks.total(rows).cpu()
 
-    def restore(self, sums: Tensor) -> None:
-        """Go back to saved sums."""
-        self._sums = sums.to(self._sums.device)
+    def restore(self, sums: Tensor, ranks: Ranks) -> None:
+        """Go back to saved sums; where there were other ranks, the leading one takes those of all."""
+        rows = sums.view(-1, len(self._sums))
+        if len(rows) == ranks.world:
+            mine = rows[ranks.rank]
+        else:
+            mine = rows.sum(dim=0) if ranks.leads else torch.zeros_like(rows[0])
+        self._sums = mine.to(self._sums.device, copy=True)

@@ -312,11 +312,12 @@ class _Run:
         trainer = self._trainer
         trainer.check_health()
         self._saved_at = time.monotonic()
+        state = trainer.state()
         if self._ranks.leads:
-            self._write_checkpoint(best=best)
+            self._write_checkpoint(state, best=best)
         self._ranks.wait()  # a checkpoint must not see sets that others move on meanwhile
 
-    def _write_checkpoint(self, *, best: bool) -> None:
+    def _write_checkpoint(self, progress: dict[str, Any], *, best: bool) -> None:
         trainer, guidance = self._trainer, self._config.guidance
         about = {
             "model": plain(self._config.model),
@@ -326,7 +327,7 @@ class _Run:
             "epoch": trainer.epoch,
             "evaluation": None if self._evaluation is None else _scores(self._evaluation),
         }
-        state = {"trainer": trainer.state(), "best": self._best, "val_top1": self._standing.val_top1}
+        state = {"trainer": progress, "best": self._best, "val_top1": self._standing.val_top1}
         weights = trainer.model.state_dict()
         ema = None if trainer.ema is None else trainer.ema.module.state_dict()
         try:

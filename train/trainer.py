@@ -280,7 +280,7 @@ class Trainer:
         return evaluate(classify, self.val_loader, self.classes, self.ranks)
 
     def state(self) -> dict[str, Any]:
-        """Return what a run needs to go on beside the weights: plain dicts and tensors."""
+        """Return what a run needs to go on beside the weights, plain dicts and tensors; all ranks at once."""
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -288,20 +288,20 @@ class Trainer:
             "optimiser": self._optimiser.state_dict(),
             "scaler": self._scaler.state_dict(),
             "sums": self._sums.cpu(),
-            "guide": self.guide.state(),
+            "guide": self.guide.state(self.ranks),
         }
 
     def restore(
         self, weights: Mapping[str, Tensor], ema: Mapping[str, Tensor] | None, state: dict[str, Any]
     ) -> None:
-        """Go back to a saved state."""
+        """Go back to a saved state; all ranks at the same time."""
         self.model.load_state_dict(weights)
         if self.ema is not None and ema is not None:
             self.ema.module.load_state_dict(ema)
         self._optimiser.load_state_dict(state["optimiser"])
         self._scaler.load_state_dict(state["scaler"])
         self._sums = state["sums"].to(self.ranks.device)
-        self.guide.restore(state["guide"], leads=self.ranks.leads)
+        self.guide.restore(state["guide"], self.ranks)
         self.epoch, self.step, self.samples_seen = state["epoch"], state["step"], state["samples_seen"]
 
 

@@ -1,0 +1,63 @@
+"""Guided runs of two ranks, which share a store of moves and each count what they moved themselves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from gvit.train.checkpoint import read_checkpoint
+from gvit.train.metrics import read_metrics
+from gvit.train.movement import Movement
+from gvit.train.ranks import Ranks
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_sets import write_dataset
+
+CPU = torch.device("cpu")
+STOP = 6  # amid the second epoch of four steps
+
+
+def start(shards, out, *stop):
+    script = Path(__file__).parent / "guided_ranks.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, str(script), str(shards), str(out), "direct", *map(str, stop)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def curve(out):
+    return [{k: v for k, v in point.items() if k != "samples_per_second"} for point in read_metrics(out)]
+
+
+def test_an_interrupted_run_of_two_ranks_goes_on_bit_for_bit(tmp_path):
+    shards = write_dataset(tmp_path / "shards", {"train": 70, "val": 23})
+    start(shards, tmp_path / "whole")
+    start(shards, tmp_path / "parts", STOP)
+    assert max(point["step"] for point in read_metrics(tmp_path / "parts")) == STOP
+    start(shards, tmp_path / "parts")
+    assert curve(tmp_path / "whole") == curve(tmp_path / "parts")
+    one, other = (read_checkpoint(tmp_path / name, with_state=True) for name in ("whole", "parts"))
+    assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
+    moves = [part.state["trainer"]["guide"]["moves"] for part in (one, other)]
+    assert torch.equal(*moves)
+    assert moves[0].abs().max() > 0
+
+
+def test_counts_of_two_ranks_go_on_with_one_and_none_is_counted_twice():
+    counts = torch.arange(22.0, dtype=torch.float64).view(2, 11)
+    found = []
+    for saved, rank, world in ((counts, 0, 1), (counts[:1], 0, 2), (counts[:1], 1, 2), (counts, 1, 2)):
+        movement = Movement(16, CPU)
+        movement.restore(saved, Ranks(rank, world, CPU))
+        found.append(movement._sums)
+    assert torch.equal(torch.stack(found), torch.stack([counts.sum(0), counts[0], 0 * counts[0], counts[1]]))
