@@ -61,7 +61,7 @@ def test_the_model_of_a_run_is_the_last_not_the_one_that_was_best_on_validation(
     assert read_checkpoint(folder.best).step == 1
 
 
-@pytest.mark.parametrize("name", ["save_file", "atomic_write"])
+@pytest.mark.parametrize("name", ["_write_state", "atomic_write"])
 def test_a_save_that_fails_leaves_the_checkpoint_before_it(tmp_path, monkeypatch, name):
     folder = CheckpointFolder(tmp_path)
     folder.save(make(1), best=True)

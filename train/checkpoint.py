@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save
 
 from ..schemas.commit import atomic_write
 from ..schemas.errors import GvitError
@@ -168,15 +168,25 @@ class CheckpointFolder:
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
     folder.mkdir()
-    save_file(_portable(checkpoint.model), folder / _MODEL)
+    (folder / _MODEL).write_bytes(save(_portable(checkpoint.model)))
     if checkpoint.ema is not None:
-        save_file(_portable(checkpoint.ema), folder / _EMA)
-    torch.save(checkpoint.state, folder / _STATE)
+        (folder / _EMA).write_bytes(save(_portable(checkpoint.ema)))
+    _write_state(folder / _STATE, checkpoint.state)
     about = {"format": FORMAT, "step": checkpoint.step, **checkpoint.about}
     (folder / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
     for path in folder.iterdir():
         _sync(path)
     _sync(folder)
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> None:
+    with path.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's, about positions in the file; what the disk said is behind it
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def dump_weights(weights: Mapping[str, Tensor]) -> bytes:

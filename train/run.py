@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,7 @@ from .trainer import DivergedError, Trainer
 from .tuned import TunedSets, write_tuned
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     from .config import TrainConfig
@@ -206,7 +208,8 @@ class _Run:
         """Train until the end, or until something stops it."""
         trainer = self._trainer
         if self._ranks.leads:
-            self._open_folder()
+            with self._writing():
+                self._open_folder()
         self._introduce()
         try:
             with stoppable() as self._stop, self._display:
@@ -219,8 +222,17 @@ class _Run:
             raise self._explain(error) from error
         finally:
             if self._log is not None:
-                self._log.close()
-        return self._conclude(evaluation)
+                with self._writing():
+                    self._log.close()
+        with self._writing():
+            return self._conclude(evaluation)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise GvitError(f"cannot save in {self._config.run.out}: {error.strerror or error}") from error
 
     def _open_folder(self) -> None:
         run = self._config.run
@@ -279,7 +291,8 @@ class _Run:
 
     def _write(self, point: dict[str, Any]) -> None:
         if self._log is not None:
-            self._log.write(point)
+            with self._writing():
+                self._log.write(point)
 
     def _stop_or_save(self) -> None:
         overdue = time.monotonic() - self._saved_at >= 60.0 * self._config.run.checkpoint_minutes
@@ -330,10 +343,8 @@ class _Run:
         state = {"trainer": progress, "best": self._best, "val_top1": self._standing.val_top1}
         weights = trainer.model.state_dict()
         ema = None if trainer.ema is None else trainer.ema.module.state_dict()
-        try:
+        with self._writing():
             self._folder.save(Checkpoint(trainer.step, about, weights, ema, state), best=best)
-        except OSError as error:
-            raise GvitError(f"cannot save in {self._config.run.out}: {error.strerror or error}") from error
 
     def _explain(self, error: DivergedError) -> GvitError:
         last = self._folder.last
