@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from gvit.schemas import open_dataset
 from gvit.train.checkpoint import read_checkpoint
 from gvit.train.metrics import read_metrics
 from gvit.train.movement import Movement
 from gvit.train.ranks import Ranks
+from gvit.train.source_images import SourceImages
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fake_sets import write_dataset
+from fake_sets import SIZE, write_dataset
 
 CPU = torch.device("cpu")
 STOP = 6  # amid the second epoch of four steps
@@ -61,3 +67,34 @@ def test_counts_of_two_ranks_go_on_with_one_and_none_is_counted_twice():
         movement.restore(saved, Ranks(rank, world, CPU))
         found.append(movement._sums)
     assert torch.equal(torch.stack(found), torch.stack([counts.sum(0), counts[0], 0 * counts[0], counts[1]]))
+
+
+@dataclass(frozen=True, slots=True)
+class Thread(Ranks):
+    """A rank that is a thread of this process."""
+
+    barrier: threading.Barrier
+
+    def wait(self):
+        self.barrier.wait(60)
+
+
+def test_two_ranks_read_each_source_image_once_and_both_have_all(tmp_path):
+    dataset = open_dataset(write_dataset(tmp_path / "shards", {"train": 7}))
+    barrier, asked = threading.Barrier(2), []
+
+    def open_images(rank):
+        def find(row):
+            asked.append((rank, row.row))
+            return np.full((SIZE, SIZE, 3), row.row, np.uint8)
+
+        return SourceImages(dataset, find, SIZE, tmp_path / "run", Thread(rank, 2, CPU, barrier))
+
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(open_images, range(2)))
+    assert sorted(number for _, number in asked) == list(range(7))
+    assert {rank for rank, _ in asked} == {0, 1}
+    for images in both:
+        found = images(torch.arange(7))
+        assert torch.equal(found, (torch.arange(7.0) / 255).view(7, 1, 1, 1).expand_as(found))
+    assert not any((tmp_path / "run").iterdir())

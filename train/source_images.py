@@ -36,7 +36,8 @@ OpenImages = Callable[["Path", "Manifest"], FindPixels]
 class SourceImages:
     """Images uint8 ``[n, 3, R, R]``, in the order of a dataset's sets.
 
-    All are read once, before training begins.
+    All are read once, before training begins. The ranks share that work: one that did it alone would keep
+    the others waiting longer than they are ready to.
 
     Args:
         dataset: The sets.
@@ -57,8 +58,8 @@ class SourceImages:
                 shrunk = _shrink(find(rows[number]), side)
                 whole[number] = torch.from_numpy(shrunk).permute(2, 0, 1)
 
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                for _ in pool.map(read, range(len(rows))):
+            with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks.world)) as pool:
+                for _ in pool.map(read, range(ranks.rank, len(rows), ranks.world)):
                     pass
 
         self._all = shared_tensor(run / ".images", (len(rows), 3, side, side), torch.uint8, ranks, fill)
