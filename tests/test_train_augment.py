@@ -125,6 +125,13 @@ def test_a_flip_renders_to_the_mirrored_image_and_twice_is_nothing():
     assert flipped[..., 4].max() < math.pi / 2
 
 
+def test_gaussians_that_guidance_turned_beyond_a_quarter_flip_as_all_others():
+    sets = scene(4, 6)
+    sets[..., 4] = torch.linspace(-2.0, 2.0, 6)
+    flipped, _ = run(sets, flip=1.0)
+    assert (render(flipped, OUT, OUT) - render(sets, OUT, OUT).flip(3)).abs().max() < 1e-5
+
+
 def test_half_of_the_sets_are_flipped_and_the_others_keep_their_bits():
     sets = scene(1).expand(2000, -1, -1)
     flipped, _ = run(sets, flip=0.5)

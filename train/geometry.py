@@ -32,7 +32,8 @@ CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 CROP_DRAWS = 2 * CROP_ATTEMPTS + 2
 AFFINE_DRAWS = 5
 ROUND = 1e-12  # squared difference of the axes, relative, below which a Gaussian has no direction
-LARGEST_ANGLE = float(np.nextafter(np.float32(math.pi / 2), np.float32(0)))  # float32(pi / 2) is above pi / 2
+QUARTER_TURN = float(np.float32(math.pi / 2))  # above pi / 2; guidance may turn Gaussians beyond
+LARGEST_ANGLE = float(np.nextafter(np.float32(QUARTER_TURN), np.float32(0)))
 
 
 class AffineMap(NamedTuple):
@@ -182,7 +183,8 @@ def _wrap(angle: Tensor) -> Tensor:
 def flip_x(gaussians: Tensor, flipped: Tensor) -> Tensor:
     """Return the sets with those where ``flipped``, bool ``[B]``, mirrored left to right; exact both ways."""
     x, y, sx, sy, theta, *rest = gaussians.unbind(dim=-1)
-    turned = torch.where(theta < -LARGEST_ANGLE, theta, -theta)  # -pi/2 mirrored is pi/2, the same axis
+    is_lowest = (theta < -LARGEST_ANGLE) & (theta >= -QUARTER_TURN)  # mirrored it is pi/2, the same axis
+    turned = torch.where(is_lowest, theta, -theta)
     mirrored = torch.stack([-x, y, sx, sy, turned, *rest], dim=-1)
     return torch.where(flipped[:, None, None], mirrored, gaussians)
 
