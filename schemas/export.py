@@ -29,9 +29,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
-__all__ = ["appearing", "export_samples", "export_webdataset", "export_zarr"]
+__all__ = ["appearing", "check_unused", "export_samples", "export_webdataset", "export_zarr"]
 
 SAMPLES_PER_TAR = 4096
+
+
+def check_unused(out: Path) -> None:
+    """Check that a folder can appear.
+
+    Raises:
+        GvitError: `out` is there already and is not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise GvitError(f"{out} is there already and is not an empty folder; choose a new one")
 
 
 @contextmanager
@@ -43,8 +53,7 @@ def appearing(out: Path) -> Generator[Path]:
     Raises:
         GvitError: `out` is there already and is not an empty folder, or cannot be made.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise GvitError(f"{out} is there already and is not an empty folder; choose a new one")
+    check_unused(out)
     made = out.with_name(f".{out.name}.export.tmp")
     shutil.rmtree(made, ignore_errors=True)
     try:

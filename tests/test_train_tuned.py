@@ -71,6 +71,13 @@ def test_tuned_sets_are_a_dataset_of_the_training_split_that_says_that_labels_ha
     assert (moved > 0).all()
 
 
+def test_a_place_for_tuned_sets_that_is_taken_is_refused_before_training(encoded, tuned, tmp_path):
+    config = config_of(encoded / "shards", tmp_path / "run", guidance=guidance_of(encoded, write_tuned=tuned))
+    with pytest.raises(GvitError, match=r"tuned is there already"):
+        train(config, console=SILENT, open_images=open_images)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_quality_of_tuned_sets_is_measured_against_the_images(encoded, tuned):
     from gvit.pipeline.rerender import rerender_faults
 

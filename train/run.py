@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ..schemas.commit import atomic_write
 from ..schemas.errors import GvitError
+from ..schemas.export import check_unused
 from ..schemas.gaussians import min_scale
 from ..schemas.manifest import MANIFEST_NAME, Tuning
 from .checkpoint import Checkpoint, CheckpointFolder
@@ -76,6 +77,8 @@ def train(
     with joined_ranks(config.run.device) as ranks:
         data = open_training_data(config.data, config.seed)
         last = checkpoint_to_resume(config, data)
+        if config.guidance.write_tuned is not None:
+            check_unused(config.guidance.write_tuned)
         ranks.wait()  # nobody may write before all have looked
         find = _find_pixels(config, data, open_images)
         trainer = build_trainer(config, data, ranks, find)
