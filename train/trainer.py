@@ -61,7 +61,7 @@ class Interval:
     """Training since the last time that one asked.
 
     Attributes:
-        loss: Mean over the samples, of what was minimised.
+        loss: Of the classifier, mean over the samples.
         top1: Share of samples whose (heaviest) class came first.
         samples: How many, over all ranks.
     """
@@ -188,8 +188,8 @@ class Trainer:
         guided = self.guide.guide(part, epoch=self.epoch, gamma=self.gamma_of(self.step))
         logits, targets = self.learn(guided.batch)
         losses = -(targets * logits.float().log_softmax(dim=1)).sum(dim=1)
-        self._count(losses.detach(), logits.detach(), targets)
         loss = losses.mean() if guided.loss is None else losses.mean() + guided.loss
+        self._count(losses.detach(), logits.detach(), targets, loss.detach())
         self._scaler.scale(loss * weight).backward()
         guided.after_backward()
 
@@ -203,12 +203,12 @@ class Trainer:
         with torch.autocast(self.ranks.device.type, self._type, enabled=self._type is not torch.float32):
             return self._network(*inputs)
 
-    def _count(self, losses: Tensor, logits: Tensor, targets: Tensor) -> None:
+    def _count(self, losses: Tensor, logits: Tensor, targets: Tensor, minimised: Tensor) -> None:
         """Add to the running sums on the device, without waiting for it."""
         right = (logits.argmax(dim=1) == targets.argmax(dim=1)).double().sum()
         total = losses.double().sum()
         self._sums += torch.stack([total, right, torch.full_like(total, len(losses))])
-        newly_bad = ~total.isfinite() & (self._bad_step < 0)
+        newly_bad = ~minimised.isfinite() & (self._bad_step < 0)
         self._bad_step = torch.where(newly_bad, self.step, self._bad_step)
 
     def _descend(self) -> None:
