@@ -62,8 +62,8 @@ def classifier_of(model: SetClassifier, precision: torch.dtype, view: AugmentCon
 
     def classify(gaussians: Tensor, aspect: Tensor) -> Tensor:
         nobody = torch.zeros(len(gaussians), dtype=torch.int64, device=gaussians.device)
+        sets, there = augment(model.refined(gaussians), aspect, nobody, seed=0, epoch=0, config=view)
         with torch.autocast(gaussians.device.type, precision, enabled=precision is not torch.float32):
-            sets, there = augment(model.refined(gaussians), aspect, nobody, seed=0, epoch=0, config=view)
             return model(sets, there).float()
 
     return classify
