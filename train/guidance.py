@@ -217,7 +217,7 @@ class DirectGuide(_CountingGuide):
             rendered = self.reconstruction(self._moved(stored, leaf), stored, samples)
             (slope,) = torch.autograd.grad(rendered.loss.sum(), leaf)
         self.movement.compare(rendered)
-        cost = (rendered.loss.detach() - rendered.stored_error / self.reconstruction.unit).clamp_min(0.0)
+        cost = (rendered.loss.detach() - rendered.stored_loss).clamp_min(0.0)
         slope = torch.nan_to_num(slope, posinf=0.0, neginf=0.0)
         back = slope * (cost / _squares(slope).clamp_min(_TINY))[:, None, None]
         return back * (_squares(moves) / _squares(back).clamp_min(_TINY)).sqrt().clamp_max(1.0)[:, None, None]

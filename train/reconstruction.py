@@ -28,11 +28,13 @@ class Rendered(NamedTuple):
     Attributes:
         loss: Squared error in units of the fit's mean squared error, plus the weighted perceptual loss;
             differentiable.
+        stored_loss: The same of the sets as they are stored; 0 where their renderings are the target.
         error: Mean squared error of the sets, colours in 0..1.
-        stored_error: The same of the sets as they are stored; 0 where their renderings are the target.
+        stored_error: The same of the sets as they are stored.
     """
 
     loss: Tensor
+    stored_loss: Tensor
     error: Tensor
     stored_error: Tensor
 
@@ -59,15 +61,23 @@ class Reconstruction:
         """Compare sets ``[b, N, 9]`` with what they should show; ``samples`` int64 ``[b]`` number them."""
         with torch.no_grad(), torch.autocast(stored.device.type, enabled=False):
             before = self._render(stored)
-            target = before if self.images is None else self.images(samples)
-            stored_error = _squared_error(before, target)
+            if self.images is None:
+                target, stored_error = before, torch.zeros(len(before), device=before.device)
+                stored_loss = stored_error
+            else:
+                target = self.images(samples)
+                stored_loss, stored_error = self._compare(before, target)
         with torch.autocast(guided.device.type, enabled=False):
-            shown = self._render(guided)
-            error = _squared_error(shown, target)
-            loss = error / self.unit
-            if self.perceptual and self.side >= WINDOW:
-                loss = loss + self.perceptual * (1.0 - ms_ssim(shown, target))
-        return Rendered(loss, error.detach(), stored_error)
+            loss, error = self._compare(self._render(guided), target)
+        return Rendered(loss, stored_loss, error.detach(), stored_error)
+
+    def _compare(self, shown: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses and mean squared errors ``[b]`` of renderings ``[b, 3, R, R]``."""
+        error = (shown - target).square().flatten(1).mean(dim=1)
+        loss = error / self.unit
+        if self.perceptual and self.side >= WINDOW:
+            loss = loss + self.perceptual * (1.0 - ms_ssim(shown, target))
+        return loss, error
 
     def _render(self, sets: Tensor) -> Tensor:
         if self.blurs:
@@ -79,7 +89,3 @@ class Reconstruction:
     def psnr_loss(self, error: float, stored_error: float) -> float:
         """Return what mean squared errors mean for a set of the fit's mean PSNR: dB lost, below 0 gained."""
         return 10.0 * math.log10(max(self.unit + error - stored_error, 1e-12) / self.unit)
-
-
-def _squared_error(one: Tensor, other: Tensor) -> Tensor:
-    return (one - other).square().flatten(1).mean(dim=1)
