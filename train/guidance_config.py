@@ -27,7 +27,8 @@ class GuidanceConfig:
         gamma_warmup: Epochs over which gamma rises from 0, 0 or more.
         gamma_final: Share of gamma that is left at the end, 0 to 1; it falls linearly after the warm-up.
         perceptual: Weight of 1 - MS-SSIM beside the squared error, 0 or more.
-        reconstruct: Share of the samples of a batch that are rendered in "refine", 0 to 1.
+        reconstruct: Share of the samples of a batch that are rendered in "refine", 0 to 1; at 0 nothing
+            holds the sets to their images, and nothing is reported or stopped.
         fraction: Share of the samples of a batch that are seen moved, and move on, in "direct", 0 to 1.
         step: Root mean square of a step at gamma 1 in "direct", in parts of the bounds, above 0 to 1.
         reach: Factor of the largest moves in "direct", above 0 to 4.
