@@ -16,6 +16,7 @@ import shlex
 import statistics
 import tempfile
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,7 +165,17 @@ def _interval(change: npt.NDArray[np.int64]) -> tuple[float, float]:
 
 
 def _print(results: list[dict[str, Any]]) -> None:
-    table = Table("run", "top-1 mean", "spread", "against none (points)", "95 % interval", "dB", "time")
+    table = Table(
+        "run",
+        "seeds",
+        "diverged",
+        "top-1 mean",
+        "spread",
+        "against none (points)",
+        "95 % interval",
+        "dB",
+        "time",
+    )
     for found in results:
         spread = "" if found["spread"] is None else f"{found['spread']:.2%}"
         lost = "" if found["psnr_loss"] is None else f"{-found['psnr_loss']:+.2f}"
@@ -173,7 +184,8 @@ def _print(results: list[dict[str, Any]]) -> None:
             low, high = found["interval"]
             paired = [f"{100 * found['difference']:+.2f}", f"{100 * low:+.2f} to {100 * high:+.2f}"]
             paired.append(f"{found['time_ratio']:.2f}")
-        table.add_row(found["name"], f"{found['mean']:.2%}", spread, *paired[:2], lost, paired[2])
+        runs = (str(len(found["top1"])), str(found["diverged"]))
+        table.add_row(found["name"], *runs, f"{found['mean']:.2%}", spread, *paired[:2], lost, paired[2])
     Console().print(table)
 
 
@@ -215,6 +227,7 @@ def main() -> None:
     setting = json.dumps([str(given.shards), given.recipe, given.epochs, given.held_out, given.set])
     outcomes = _logged(given.log, setting)
     done = {(outcome.name, outcome.seed) for outcome in outcomes}
+    diverged: Counter[str] = Counter()
     for seed in range(given.first_seed, given.first_seed + given.seeds):
         for name in given.run or [_BASE]:
             if (name, seed) in done:
@@ -225,12 +238,15 @@ def main() -> None:
                     outcome = run_one(name, config, given.images, setting)
                 except GvitError as error:
                     console.print(f"{name}, seed {seed}: {error}", highlight=False)
+                    diverged[name] += 1
                     continue
             outcomes.append(outcome)
             with given.log.open("a") as file:
                 file.write(json.dumps(asdict(outcome)) + "\n")
             console.print(f"{name}, seed {seed}: top-1 {outcome.top1:.2%}", highlight=False)
     results = compare([outcome for outcome in outcomes if not given.run or outcome.name in given.run])
+    for found in results:
+        found["diverged"] = diverged[found["name"]]
     if given.json:
         print(json.dumps(results))
     else:

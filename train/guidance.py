@@ -197,15 +197,22 @@ class DirectGuide(_CountingGuide):
         seen_moves = before.clone().requires_grad_()
         seen = self._moved(stored, seen_moves)
         self.movement.watch(seen_moves)
-        self.movement.count(stored, seen)
         back = self._way_back(before, stored, samples)
 
         def step() -> None:
             push = self.config.step * gamma * _bounded(seen_moves.grad)
-            self.store.write(samples, (before - push - back).clamp(-1.0, 1.0))
+            moves = (before - push - back).clamp(-1.0, 1.0)
+            self.store.write(samples, moves)
+            self._measure(stored, self._moved(stored, moves), samples)
 
         sets = batch.gaussians.index_put((chosen,), seen)
         return Guided(replace(batch, gaussians=sets), after_backward=step)
+
+    @torch.no_grad()
+    def _measure(self, stored: Tensor, moved: Tensor, samples: Tensor) -> None:
+        """Count what a step led to: what is saved next must not be worse than what was looked at."""
+        self.movement.count(stored, moved)
+        self.movement.compare(self.reconstruction(moved, stored, samples))
 
     def _way_back(self, moves: Tensor, stored: Tensor, samples: Tensor) -> Tensor:
         """The step ``[b, N, 9]`` that would undo what the moves cost, were the loss linear (Polyak's step).
@@ -216,7 +223,6 @@ class DirectGuide(_CountingGuide):
             leaf = moves.clone().requires_grad_()
             rendered = self.reconstruction(self._moved(stored, leaf), stored, samples)
             (slope,) = torch.autograd.grad(rendered.loss.sum(), leaf)
-        self.movement.compare(rendered)
         cost = (rendered.loss.detach() - rendered.stored_loss).clamp_min(0.0)
         slope = torch.nan_to_num(slope, posinf=0.0, neginf=0.0)
         back = slope * (cost / _squares(slope).clamp_min(_TINY))[:, None, None]

@@ -27,6 +27,7 @@ _HELD_OUT = 0.1
 _VALIDATION_SPLIT = "val"
 _BLOCK = 256
 _NAMES_SHOWN = 5
+_LARGEST_OVERLAP = 0.05
 
 
 class Subset(Dataset):
@@ -103,11 +104,11 @@ def open_training_data(config: DataConfig, seed: int) -> TrainingData:
 
 
 def _check_apart(data: TrainingData) -> None:
-    """Refuse to evaluate on what is trained on; a few images may be in both parts of a true dataset."""
+    """Refuse to evaluate on what is trained on; a few images are in both parts of many a true dataset."""
     seen, asked = (part.rows["source_sha256"].to_pylist() for part in (data.train, data.val))
     trained_on = set(seen) - {None}
     known = sum(digest in trained_on for digest in asked)
-    if 2 * known > len(asked):
+    if known > _LARGEST_OVERLAP * len(asked):
         raise GvitError(
             f"{known} of {len(asked)} images of {data.val.path} are trained on too, and a score on them "
             "would mean nothing: give other images with --val-shards"
