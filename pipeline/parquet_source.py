@@ -139,14 +139,22 @@ class _Table:
 def _opened(path: Path) -> Generator[pq.ParquetFile]:
     try:
         with open_regular(path) as handle, pq.ParquetFile(handle, pre_buffer=False) as file:
-            if file.metadata.num_rows > os.fstat(handle.fileno()).st_size:
-                raise GvitError(f"{path} is refused: it declares more rows than it has bytes")
+            _check_rows(path, file, os.fstat(handle.fileno()).st_size)
             yield file
     except DatasetError as error:
         raise GvitError(str(error).partition(": ")[0]) from error
     except (OSError, pa.ArrowException, ValueError, UnicodeDecodeError) as error:
         first = str(error).partition("\n")[0]
         raise GvitError(f"the Parquet file {path} cannot be used: {first}") from error
+
+
+def _check_rows(path: Path, file: pq.ParquetFile, length: int) -> None:
+    """Refuse counts that cannot be right, before so much is allocated, or rows are missed."""
+    rows, groups = file.metadata.num_rows, _group_sizes(file)
+    if rows > length:
+        raise GvitError(f"{path} is refused: it declares more rows than it has bytes")
+    if min(groups, default=0) < 0 or sum(groups) != rows:
+        raise GvitError(f"{path} is damaged: its row groups do not make the {rows} rows that it declares")
 
 
 def _groups(path: Path) -> tuple[int, ...]:
@@ -177,6 +185,8 @@ def _read_table(path: Path) -> _Table:
         if label is None:
             return _Table(groups, [None] * sum(groups), None)
         labels = _read_labels(path, file, label)
+        if len(labels) != sum(groups):
+            raise GvitError(f"{path} is damaged: it holds {len(labels)} labels for {sum(groups)} rows")
         return _Table(groups, labels, _feature_names(schema, label))
 
 

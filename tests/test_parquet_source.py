@@ -172,6 +172,53 @@ def test_what_is_no_parquet_file_is_refused_by_name(tmp_path, content):
         open_source(tmp_path).scan()
 
 
+def rewrite_counts(path, before, after, places):
+    """Replace a number in the footer, at these of the places where it stands."""
+    content = path.read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    parts = content[start:-8].split(_varint(before))
+    places = {place % (len(parts) - 1) for place in places}
+    footer = parts[0]
+    for place, part in enumerate(parts[1:]):
+        footer += _varint(after if place in places else before) + part
+    path.write_bytes(content[:start] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+
+
+def _varint(number):
+    """Encode a number that is not negative as Parquet's footer does."""
+    digits = []
+    number *= 2
+    while number >= 128:
+        digits.append(number % 128 + 128)
+        number //= 128
+    return bytes([*digits, number])
+
+
+@pytest.mark.parametrize("labels", [None, [0] * 5001])
+@pytest.mark.parametrize("rows", [4000, 6000, 5 * 10**10])
+def test_a_row_group_that_lies_about_its_rows_is_refused_before_it_is_read(tmp_path, labels, rows):
+    path = write_parquet(
+        tmp_path / "a.parquet", [b"%020d" % i for i in range(5001)], labels, rows_in_group=9999
+    )
+    rewrite_counts(path, 5001, rows, [-1])
+    assert pq.read_metadata(path).row_group(0).num_rows == rows
+    with pytest.raises(GvitError, match=r"a\.parquet is damaged: its row groups do not make the 5001 rows"):
+        open_source(tmp_path).scan()
+    with pytest.raises(GvitError, match=r"a\.parquet is damaged"):
+        locate(tmp_path, "a.parquet/00000000")
+
+
+def test_a_file_with_fewer_labels_than_rows_is_refused(tmp_path):
+    files = [b"%020d" % i for i in range(5001)]
+    path = write_parquet(tmp_path / "a.parquet", files, [0] * 5001, rows_in_group=9999)
+    rewrite_counts(path, 5001, 6000, [0, -1])
+    assert pq.read_metadata(path).num_rows == pq.read_metadata(path).row_group(0).num_rows == 6000
+    with pytest.raises(
+        GvitError, match=r"a\.parquet (is damaged: it holds 5001 labels for 6000 rows|cannot be)"
+    ):
+        open_source(tmp_path).scan()
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_is_flipped_only_our_own_errors_come_out(tmp_path, data):
