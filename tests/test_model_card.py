@@ -168,6 +168,12 @@ def test_what_cannot_be_a_model_is_refused_in_a_sentence(run, shards, tmp_path):
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(GvitError, match="mine holds something that is no model of gvit"):
         card_command(run, output=tmp_path / "mine")
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "bert" / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(GvitError, match="bert holds something that is no model of gvit"):
+        card_command(run, output=tmp_path / "bert")
+    assert (tmp_path / "bert" / "model.safetensors").read_bytes() == b"weights"
     with pytest.raises(GvitError, match=r"thesis\.txt is a file"):
         card_command(run, output=tmp_path / "mine" / "thesis.txt")
     with pytest.raises(GvitError, match="is no run of gvit train, and -o is for those"):

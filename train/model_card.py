@@ -31,6 +31,7 @@ __all__ = ["ModelAbout", "model_card", "model_config", "write_model"]
 CARD_NAME = "README.md"
 CONFUSION_NAME = "confusion.png"
 _EXPORT = "export"
+_MODEL_TYPE = "gvit"
 _LISTED = 40  # label names in the card
 
 _USE = """\
@@ -109,7 +110,7 @@ def model_config(checkpoint: Checkpoint, class_names: Mapping[str, str]) -> dict
     names = {name: class_names[name] for name in classes if name in class_names}
     labels = [names.get(name, name) for name in classes]
     return {
-        "model_type": "gvit",
+        "model_type": _MODEL_TYPE,
         "format": FORMAT,
         "step": checkpoint.step,
         **about,
@@ -122,8 +123,16 @@ def model_config(checkpoint: Checkpoint, class_names: Mapping[str, str]) -> dict
 def _check_free(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise GvitError(f"{out} is a file: choose a folder with -o")
-    if out.exists() and any(out.iterdir()) and not (out / CONFIG_NAME).exists():
+    if out.exists() and any(out.iterdir()) and not _is_model(out):
         raise GvitError(f"{out} holds something that is no model of gvit: choose another folder with -o")
+
+
+def _is_model(folder: Path) -> bool:
+    """Tell whether a folder is one of ours: other models have files of the same names."""
+    try:
+        return json.loads((folder / CONFIG_NAME).read_bytes())["model_type"] == _MODEL_TYPE
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _name_of(front: Mapping[str, Any]) -> str | None:
