@@ -24,6 +24,16 @@ __all__ = ["Member", "list_members", "opened_tar"]
 
 _LONG_NAME, _LONG_LINK, _GLOBAL = b"L", b"K", b"g"  # GNU's and PAX's own
 _EXTENDED = (b"x", b"X")
+_WITHOUT_DATA = frozenset(  # whatever size their headers say: some programs write that of a link's target
+    {
+        tarfile.LNKTYPE,
+        tarfile.SYMTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+        tarfile.DIRTYPE,
+        tarfile.FIFOTYPE,
+    }
+)
 _MAX_EXTENSION = 2**16  # of what such a header may say, names included
 _MAX_PADDING = 2**20  # of zeros after the end
 _ZEROS = bytes(tarfile.BLOCKSIZE)
@@ -84,6 +94,7 @@ class _Walk:
                 else:
                     name, length = self._pax(at, extension, name, length)
             size = header.size if length is None or self._describes_another(header) else length
+            size = 0 if header.type in _WITHOUT_DATA else size
             at = data + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             if data + size > self._end:
                 raise self._damaged(f"it is cut short: {self._end} bytes where a member needs {data + size}")

@@ -176,6 +176,17 @@ def test_links_and_devices_that_are_no_images_are_passed_over(tar):
     assert (sources(listing), listing.ignored) == (["a.tar/1.png"], 2)
 
 
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE])
+def test_a_size_of_what_has_no_data_does_not_hide_the_next_images(tar, kind):
+    write_tar(tar, [("1.png", IMAGE), ("2.png", IMAGE)])
+    header = tarfile.TarInfo("latest")
+    header.type, header.size = kind, 2 * tarfile.BLOCKSIZE
+    tar.write_bytes(header.tobuf() + tar.read_bytes())
+    with tarfile.open(tar) as known:
+        assert known.getnames() == ["latest", "1.png", "2.png"]
+    assert sources(open_source(tar).scan()) == ["a.tar/1.png", "a.tar/2.png"]
+
+
 def test_a_tar_file_that_is_cut_short_is_refused_wherever_it_is_cut(tar):
     write_tar(tar, digit_members(0, 3))
     whole = tar.read_bytes().rstrip(b"\0")
