@@ -306,6 +306,7 @@ class _Run:
 
     def _finish(self) -> EncodeSummary:
         marks = [self._marks[shard.name] for shard in self._survey.plan.shards]
+        self._spec.claim.require(self._config.destination)  # or the journal may be that of another run by now
         self._journal.clear()  # workers of a run that was killed may have lived on for a moment
         self._target.sweep()
         manifest, failures = self._target.complete(self._config, self._survey.listing.classes, marks)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gvit.pipeline import encode as encode_module
 from gvit.pipeline.lease import Lease
 from gvit.schemas import GvitError
 
@@ -174,6 +175,23 @@ def test_a_destination_that_is_deleted_underneath_is_one_sentence(source, tmp_pa
 
     with pytest.raises(GvitError, match="cannot be used"):
         fake.fake_encode(source, destination, fitter_factory=Deleter)
+
+
+def test_a_lease_that_is_lost_after_the_last_shard_stops_the_run_too(source, tmp_path, monkeypatch):
+    destination = tmp_path / "dst"
+    journal = destination / ".gvit" / "journal" / "shard-000000"
+
+    def work_and_lose(*arguments, **options):
+        run_inline(*arguments, **options)
+        (destination / ".gvit" / "lease").unlink()
+        journal.mkdir(parents=True)  # of whoever took over
+
+    run_inline = encode_module.run_inline
+    monkeypatch.setattr(encode_module, "run_inline", work_and_lose)
+    with pytest.raises(GvitError, match="taken over"):
+        fake.fake_encode(source, destination)
+    assert journal.is_dir()
+    assert not (destination / "dataset.json").exists()
 
 
 def test_a_lost_lease_stops_the_run_before_it_commits(source, tmp_path):
