@@ -105,20 +105,22 @@ def run(
         if guidance != "none":
             sides["unguided_"] = _our_step(config, dataset, ranks)
         times, peaks = _interleave(sides, steps, ranks.device)
+    about = {"tokens": tokens, "batch_size": batch_size, "precision": precision, "device": str(ranks.device)}
+    return _figures(times, batch_size) | about | {f"{name}peak_gib": gib for name, gib in peaks.items()}
+
+
+def _figures(times: dict[str, list[float]], batch_size: int) -> dict[str, Any]:
+    """Medians of the seconds of each side, and how ours compares."""
     medians = {f"{name}step_ms": 1e3 * statistics.median(seconds) for name, seconds in times.items()}
     ours = medians["step_ms"]
-    result: dict[str, Any] = {
+    figures = {
         **medians,
         "ratio_vs_pixels": ours / medians["pixels_step_ms"],
         "samples_per_second": batch_size / ours * 1e3,
-        "tokens": tokens,
-        "batch_size": batch_size,
-        "precision": precision,
-        "device": str(ranks.device),
     }
-    if guidance != "none":
-        result["ratio_vs_unguided"] = ours / medians["unguided_step_ms"]
-    return result | {f"{name}peak_gib": gib for name, gib in peaks.items()}
+    if "unguided_step_ms" in medians:
+        figures["ratio_vs_unguided"] = ours / medians["unguided_step_ms"]
+    return figures
 
 
 def _our_step(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> Callable[[], None]:
