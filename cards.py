@@ -22,9 +22,7 @@ License = Annotated[
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Name; that of a dataset is kept in dataset.json.")]
 Origin = Annotated[str | None, typer.Option("--origin", help="Where the images are from: name or address.")]
-Keep = Annotated[
-    bool, typer.Option("--keep", help="Keep a README.md that was edited by hand; renew all else.")
-]
+Keep = Annotated[bool, typer.Option("--keep", help="Keep a README.md that was edited by hand.")]
 Sheet = Annotated[
     int,
     typer.Option("--sheet", help="Dataset: images on the contact sheet; 0 for none.", min=0, max=1000),

@@ -1,0 +1,52 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gvit.benchmarks import guidance
+from gvit.benchmarks.guidance import Outcome, compare
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small_dataset import save_images
+
+
+def outcome(name, seed, right):
+    top1 = sum(right) / len(right)
+    return Outcome(name=name, seed=seed, top1=top1, right=right, psnr_loss=None, seconds=2.0, setting="")
+
+
+def test_differences_are_paired_by_seed_and_image():
+    base = [outcome("none", seed, [1, 0, 0, 1]) for seed in (0, 1)]
+    better = [outcome("refine", 1, [1, 1, 0, 1]), outcome("refine", 0, [1, 1, 1, 1])]
+    _, found = compare([*base, *better])
+    assert found["difference"] == pytest.approx((0.25 + 0.5) / 2)
+    low, high = found["interval"]
+    assert low < found["difference"] < high
+    same = compare([*base, *(outcome("again", seed, [1, 0, 0, 1]) for seed in (0, 1))])[1]
+    assert same["interval"] == (0.0, 0.0)
+
+
+def test_a_finished_run_is_in_the_log_and_not_run_again(tmp_path, monkeypatch, capsys):
+    save_images(tmp_path / "images", per_class=24)
+    (tmp_path / "images" / "train" / "red" / "broken.png").unlink()
+    log = tmp_path / "runs.jsonl"
+    runs = [word for name in ("none", "direct gamma=-0.5", "patches") for word in ("--run", name)]
+    words = f"{tmp_path / 'images'} --num-gaussians 16 --size 32 --preset fast --epochs 1 --seeds 1 --json"
+    places = ["--shards", str(tmp_path / "shards"), "--log", str(log), "--set", "model.depth=1"]
+    monkeypatch.setattr(sys, "argv", ["guidance", *words.split(), *places, *runs])
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        guidance.main()
+        first = json.loads(capsys.readouterr().out.splitlines()[-1])
+        written = log.read_text()
+        guidance.main()
+    finally:
+        torch.set_num_threads(before)
+    assert [found["name"] for found in first] == ["none", "direct gamma=-0.5", "patches"]
+    assert all(len(found["top1"]) == 1 for found in first)
+    assert len(written.splitlines()) == 3
+    assert log.read_text() == written
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == first
