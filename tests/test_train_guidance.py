@@ -152,7 +152,7 @@ def test_reconstruction_measures_in_units_of_the_error_of_the_fit():
     compare = Reconstruction(side=16, blurs=False, unit=0.01, perceptual=0.0)
     guided = stored.clone()
     guided[..., 5:8] += 0.1
-    found = compare(guided, stored, torch.arange(5))
+    found = compare(guided, compare.goal(stored, torch.arange(5)))
     expected = (
         (render(guided, 16, 16).clamp(0, 1) - render(stored, 16, 16).clamp(0, 1)).square().mean((1, 2, 3))
     )

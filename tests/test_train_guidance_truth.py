@@ -32,7 +32,8 @@ def showing(images):
 
 def test_the_loss_of_stored_sets_against_images_is_known_with_its_perceptual_part():
     stored, others = sets(), sets(10)[5:]
-    found = showing(render(others, SIZE, SIZE).clamp(0.0, 1.0))(stored, stored, torch.arange(5))
+    compare = showing(render(others, SIZE, SIZE).clamp(0.0, 1.0))
+    found = compare(stored, compare.goal(stored, torch.arange(5)))
     assert (found.stored_loss > found.stored_error).all()
     assert torch.equal(found.stored_loss, found.loss)
     assert torch.equal(found.stored_error, found.error)
@@ -44,9 +45,9 @@ def test_sets_that_show_their_images_better_than_the_stored_ones_are_not_led_bac
     moves = 0.5 * torch.randn(stored.shape, generator=torch.Generator().manual_seed(0)).clamp(-1.0, 1.0)
     images = render(guide._moved(stored, moves), SIZE, SIZE).clamp(0.0, 1.0)
     guide = replace(guide, reconstruction=showing(images))
-    samples = torch.arange(5)
-    assert torch.equal(guide._way_back(0.9 * moves, stored, samples), torch.zeros_like(stored))
-    assert guide._way_back(-moves, stored, samples).abs().amax((1, 2)).min() > 0.0
+    goal = guide.reconstruction.goal(stored, torch.arange(5))
+    assert torch.equal(guide._way_back(0.9 * moves, stored, goal), torch.zeros_like(stored))
+    assert guide._way_back(-moves, stored, goal).abs().amax((1, 2)).min() > 0.0
 
 
 def test_a_reconstruction_that_is_no_number_stops_the_run(shards, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .movement import Movement, MovementReport
     from .moves import MoveStore
     from .ranks import Ranks
-    from .reconstruction import Reconstruction
+    from .reconstruction import Goal, Reconstruction
     from .refiner import Refiner
 
 __all__ = ["DirectGuide", "Guide", "Guided", "NoGuide", "RefineGuide"]
@@ -168,9 +168,8 @@ class RefineGuide(_CountingGuide):
         if not len(chosen):
             return moves.sum() * 0.0
         stored = batch.gaussians[chosen]
-        rendered = self.reconstruction(
-            self.refiner.moved(stored, moves[chosen]), stored, batch.indices[chosen]
-        )
+        goal = self.reconstruction.goal(stored, batch.indices[chosen])
+        rendered = self.reconstruction(self.refiner.moved(stored, moves[chosen]), goal)
         self.movement.compare(rendered)
         return rendered.loss.sum() / (share * len(batch))
 
@@ -197,31 +196,32 @@ class DirectGuide(_CountingGuide):
         seen_moves = before.clone().requires_grad_()
         seen = self._moved(stored, seen_moves)
         self.movement.watch(seen_moves)
-        back = self._way_back(before, stored, samples)
+        goal = self.reconstruction.goal(stored, samples)
+        back = self._way_back(before, stored, goal)
 
         def step() -> None:
             push = self.config.step * gamma * _bounded(seen_moves.grad)
             moves = (before - push - back).clamp(-1.0, 1.0)
             self.store.write(samples, moves)
-            self._measure(stored, self._moved(stored, moves), samples)
+            self._measure(stored, self._moved(stored, moves), goal)
 
         sets = batch.gaussians.index_put((chosen,), seen)
         return Guided(replace(batch, gaussians=sets), after_backward=step)
 
     @torch.no_grad()
-    def _measure(self, stored: Tensor, moved: Tensor, samples: Tensor) -> None:
+    def _measure(self, stored: Tensor, moved: Tensor, goal: Goal) -> None:
         """Count what a step led to: what is saved next must not be worse than what was looked at."""
         self.movement.count(stored, moved)
-        self.movement.compare(self.reconstruction(moved, stored, samples))
+        self.movement.compare(self.reconstruction(moved, goal))
 
-    def _way_back(self, moves: Tensor, stored: Tensor, samples: Tensor) -> Tensor:
+    def _way_back(self, moves: Tensor, stored: Tensor, goal: Goal) -> Tensor:
         """The step ``[b, N, 9]`` that would undo what the moves cost, were the loss linear (Polyak's step).
 
         It vanishes where the set shows its image as well as the stored one, and never goes further than back.
         """
         with torch.enable_grad():
             leaf = moves.clone().requires_grad_()
-            rendered = self.reconstruction(self._moved(stored, leaf), stored, samples)
+            rendered = self.reconstruction(self._moved(stored, leaf), goal)
             (slope,) = torch.autograd.grad(rendered.loss.sum(), leaf)
         cost = (rendered.loss.detach() - rendered.stored_loss).clamp_min(0.0)
         slope = torch.nan_to_num(slope, posinf=0.0, neginf=0.0)

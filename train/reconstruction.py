@@ -13,13 +13,27 @@ from torch import Tensor
 from ..render.operator import render
 from .similarity import WINDOW, ms_ssim
 
-__all__ = ["Reconstruction", "Rendered", "Targets"]
+__all__ = ["Goal", "Reconstruction", "Rendered", "Targets"]
 
 _BLUR = 0.08
 """Variance in square pixels that is added below the size of the fit: its smallest Gaussians would alias."""
 
 Targets = Callable[[Tensor], Tensor]
 """From sample numbers, int64 ``[b]``, to source images float32 ``[b, 3, R, R]`` in 0..1 on their device."""
+
+
+class Goal(NamedTuple):
+    """What sets should show, and how well they do as they are stored.
+
+    Attributes:
+        image: float32 ``[b, 3, R, R]``.
+        loss: Of the stored sets ``[b]``, see ``Rendered``; 0 where their renderings are the target.
+        error: Mean squared error of the stored sets ``[b]``.
+    """
+
+    image: Tensor
+    loss: Tensor
+    error: Tensor
 
 
 class Rendered(NamedTuple):
@@ -57,19 +71,21 @@ class Reconstruction:
     perceptual: float
     images: Targets | None = None
 
-    def __call__(self, guided: Tensor, stored: Tensor, samples: Tensor) -> Rendered:
-        """Compare sets ``[b, N, 9]`` with what they should show; ``samples`` int64 ``[b]`` number them."""
+    def goal(self, stored: Tensor, samples: Tensor) -> Goal:
+        """Return what sets ``[b, N, 9]`` should show; ``samples`` int64 ``[b]`` number them."""
         with torch.no_grad(), torch.autocast(stored.device.type, enabled=False):
             before = self._render(stored)
             if self.images is None:
-                target, stored_error = before, torch.zeros(len(before), device=before.device)
-                stored_loss = stored_error
-            else:
-                target = self.images(samples)
-                stored_loss, stored_error = self._compare(before, target)
+                nothing = torch.zeros(len(before), device=before.device)
+                return Goal(before, nothing, nothing)
+            image = self.images(samples)
+            return Goal(image, *self._compare(before, image))
+
+    def __call__(self, guided: Tensor, goal: Goal) -> Rendered:
+        """Compare sets ``[b, N, 9]`` with what they should show."""
         with torch.autocast(guided.device.type, enabled=False):
-            loss, error = self._compare(self._render(guided), target)
-        return Rendered(loss, stored_loss, error.detach(), stored_error)
+            loss, error = self._compare(self._render(guided), goal.image)
+        return Rendered(loss, goal.loss, error.detach(), goal.error)
 
     def _compare(self, shown: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Losses and mean squared errors ``[b]`` of renderings ``[b, 3, R, R]``."""
