@@ -14,7 +14,7 @@ import typer
 from .benchmarks.commands import bench_app
 from .cards import card_command
 from .guided_sets import find_guided_set
-from .original_images import open_images
+from .original_images import open_sources
 from .pipeline.commands import encode_command
 from .pipeline.demo import demo_command
 from .pipeline.inspection import info_command, status_command, view_command
@@ -30,7 +30,7 @@ SPINS = "2000"
 """How often a thread of torch looks for work before it sleeps. At OpenMP's default, many times that, threads
 that wait keep the cores from those they wait for: beside a second process, training was five times slower."""
 
-_TRAINING = {"obj": open_images}  # each stage gets from the other what it may not import
+_TRAINING = {"obj": open_sources}  # each stage gets from the other what it may not import
 _VIEWING = {"obj": find_guided_set}
 
 

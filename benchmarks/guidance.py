@@ -29,7 +29,7 @@ from rich.table import Table
 
 from gvit.benchmarks.parity import pixels_of
 from gvit.benchmarks.pixels import PixelTrainer
-from gvit.original_images import open_images
+from gvit.original_images import open_sources
 from gvit.pipeline.config import EncodeConfig
 from gvit.pipeline.encode import encode
 from gvit.pipeline.fit_config import FitConfig
@@ -86,9 +86,9 @@ def run_one(name: str, config: TrainConfig, images: Path, setting: str) -> Outco
             config, data, (pixels_of(data.train, images), pixels_of(data.val, images)), ranks
         )
     else:
-        true_to = config.guidance.images
-        find = None if true_to is None else open_images(true_to, data.train.manifest)
-        trainer = build_trainer(config, data, ranks, find)
+        guidance = config.guidance
+        sources = open_sources(data.train.manifest, images=guidance.images, masks=guidance.masks)
+        trainer = build_trainer(config, data, ranks, sources)
     began, moved = time.perf_counter(), None
     while not trainer.finished:
         trainer.train_epoch(lambda: None)

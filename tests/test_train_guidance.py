@@ -23,7 +23,7 @@ from gvit.train.interruption import Interrupted
 from gvit.train.metrics import read_metrics
 from gvit.train.mix import MixConfig
 from gvit.train.model import ModelConfig
-from gvit.train.motion import BOUNDS, move
+from gvit.train.motion import MAX_SHIFT, move
 from gvit.train.ranks import Ranks
 from gvit.train.reconstruction import Reconstruction
 from gvit.train.run import build_trainer, train
@@ -96,8 +96,8 @@ def test_the_largest_moves_stay_within_their_bounds_and_the_ranges_of_the_fields
     cos, sin = stored[..., 4].cos(), stored[..., 4].sin()
     along = cos * shift[..., 0] + sin * shift[..., 1]
     across = -sin * shift[..., 0] + cos * shift[..., 1]
-    torch.testing.assert_close(along, 2 * BOUNDS[0] * stored[..., 2] * signs[..., 0])
-    torch.testing.assert_close(across, 2 * BOUNDS[1] * stored[..., 3] * signs[..., 1])
+    torch.testing.assert_close(along, 2 * MAX_SHIFT * stored[..., 2] * signs[..., 0])
+    torch.testing.assert_close(across, 2 * MAX_SHIFT * stored[..., 3] * signs[..., 1])
     assert moved[..., 2:4].min() >= 0.03
     assert moved[..., 8].min() >= MIN_OPACITY
     assert moved[..., 8].max() <= 1.0
@@ -174,7 +174,7 @@ def test_a_direct_step_is_bounded_touches_only_the_chosen_and_goes_where_the_sig
         loss = -(targets * logits.log_softmax(1)).sum(1)
         loss.mean().backward()
         guided.after_backward()
-        moves = trainer.guide.store.read(batch.indices)
+        moves = trainer.guide.store.read(batch.host_indices, ALONE.device)
         chosen = moves.abs().flatten(1).amax(1) > 0
         assert 0 < int(chosen.sum()) < len(batch)
         assert moves.abs().max() <= 1.0

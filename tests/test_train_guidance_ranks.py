@@ -60,7 +60,7 @@ def test_an_interrupted_run_of_two_ranks_goes_on_bit_for_bit(tmp_path):
 
 
 def test_counts_of_two_ranks_go_on_with_one_and_none_is_counted_twice():
-    counts = torch.arange(22.0, dtype=torch.float64).view(2, 11)
+    counts = torch.arange(28.0, dtype=torch.float64).view(2, 14)
     found = []
     for saved, rank, world in ((counts, 0, 1), (counts[:1], 0, 2), (counts[:1], 1, 2), (counts, 1, 2)):
         movement = Movement(16, CPU)
@@ -83,7 +83,7 @@ def test_two_ranks_read_each_source_image_once_and_both_have_all(tmp_path):
     dataset = open_dataset(write_dataset(tmp_path / "shards", {"train": 7}))
     barrier, asked = threading.Barrier(2), []
 
-    def open_images(rank):
+    def read_images(rank):
         def find(row):
             asked.append((rank, row.row))
             return np.full((SIZE, SIZE, 3), row.row, np.uint8)
@@ -91,10 +91,10 @@ def test_two_ranks_read_each_source_image_once_and_both_have_all(tmp_path):
         return SourceImages(dataset, find, SIZE, tmp_path / "run", Thread(rank, 2, CPU, barrier))
 
     with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(open_images, range(2)))
+        both = list(pool.map(read_images, range(2)))
     assert sorted(number for _, number in asked) == list(range(7))
     assert {rank for rank, _ in asked} == {0, 1}
     for images in both:
-        found = images(torch.arange(7))
+        found = images(torch.arange(7), CPU)
         assert torch.equal(found, (torch.arange(7.0) / 255).view(7, 1, 1, 1).expand_as(found))
     assert not any((tmp_path / "run").iterdir())

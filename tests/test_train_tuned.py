@@ -1,4 +1,5 @@
 import io
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from gvit.original_images import open_images
+from gvit.original_images import open_sources
 from gvit.schemas import GvitError, open_dataset
 from gvit.schemas.verify import verify
 from gvit.train.config import DataConfig, RunConfig, TrainConfig
@@ -56,7 +57,7 @@ def tuned(encoded):
     """The whole way up to the dataset: encoded, trained with the sets moving, written."""
     guidance = guidance_of(encoded, write_tuned=encoded / "tuned")
     config = config_of(encoded / "shards", encoded / "run", guidance=guidance)
-    train(config, console=SILENT, open_images=open_images)
+    train(config, console=SILENT, open_sources=open_sources)
     return encoded / "tuned"
 
 
@@ -74,8 +75,30 @@ def test_tuned_sets_are_a_dataset_of_the_training_split_that_says_that_labels_ha
 def test_a_place_for_tuned_sets_that_is_taken_is_refused_before_training(encoded, tuned, tmp_path):
     config = config_of(encoded / "shards", tmp_path / "run", guidance=guidance_of(encoded, write_tuned=tuned))
     with pytest.raises(GvitError, match=r"tuned is there already"):
-        train(config, console=SILENT, open_images=open_images)
+        train(config, console=SILENT, open_sources=open_sources)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_that_wrote_its_tuned_sets_can_be_started_again(encoded, tuned):
+    guidance = guidance_of(encoded, write_tuned=tuned)
+    before = (tuned / "dataset.json").read_bytes()
+    train(
+        config_of(encoded / "shards", encoded / "run", guidance=guidance),
+        console=SILENT,
+        open_sources=open_sources,
+    )
+    assert (tuned / "dataset.json").read_bytes() == before
+
+
+def test_a_run_goes_on_where_the_images_have_moved_to(encoded, tmp_path):
+    shutil.copytree(encoded / "images", tmp_path / "moved")
+    for images in (encoded / "images", tmp_path / "moved"):
+        config = config_of(
+            encoded / "shards", tmp_path / "run", epochs=1, guidance=guidance_of(encoded, images=images)
+        )
+        train(config, console=SILENT, open_sources=open_sources)
+    with pytest.raises(GvitError, match=r"other settings, guidance\.images"):
+        train(replace(config, guidance=guidance_of(encoded, images=None)), console=SILENT)
 
 
 def test_the_quality_of_tuned_sets_is_measured_against_the_images(encoded, tuned):
@@ -118,13 +141,13 @@ def test_guidance_by_images_starts_from_their_true_pixels(encoded):
     from gvit.train.source_images import SourceImages
 
     dataset = open_dataset(encoded / "shards").split("train")
-    find = open_images(encoded / "images", dataset.manifest)
+    find = open_sources(dataset.manifest, images=encoded / "images", masks=None).pixels
     size = dataset.manifest.size
     images = SourceImages(dataset, find, size, encoded, Ranks(0, 1, torch.device("cpu")))
     row = next(row for row in dataset.rows.to_pylist() if row["status"] == "ok" and row["row"] == 0)
     pixels = decode_image(read_image(encoded / "images" / row["source"]), size).pixels
     place = dataset.keys.index(row["key"])
-    found = images(torch.tensor([place]))[0].permute(1, 2, 0).numpy()
+    found = images(torch.tensor([place]), torch.device("cpu"))[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(found, pixels / 255.0, atol=1e-6)
 
 
@@ -136,11 +159,11 @@ def test_images_that_are_others_are_refused_by_name(encoded, tmp_path):
         encoded / "shards", tmp_path / "run", guidance=guidance_of(encoded, images=tmp_path / "images")
     )
     with pytest.raises(GvitError, match=r"train/red/0\.png, the file there is another one"):
-        train(config, console=SILENT, open_images=open_images)
+        train(config, console=SILENT, open_sources=open_sources)
 
 
 def test_a_folder_that_is_not_there_is_refused(encoded, tmp_path):
     guidance = guidance_of(encoded, images=tmp_path / "nothing")
     config = config_of(encoded / "shards", tmp_path / "run", guidance=guidance)
     with pytest.raises(GvitError, match=r"there is no .*nothing"):
-        train(config, console=SILENT, open_images=open_images)
+        train(config, console=SILENT, open_sources=open_sources)

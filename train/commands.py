@@ -16,7 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from .config import TrainConfig
-    from .source_images import OpenImages
+    from .source_images import OpenSources
 
 __all__ = ["evaluate_command", "train_command"]
 
@@ -205,7 +205,7 @@ def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"shards": "-"}
 
 
-def _train(config: TrainConfig, open_images: OpenImages, *, as_json: bool) -> None:
+def _train(config: TrainConfig, open_sources: OpenSources, *, as_json: bool) -> None:
     from rich.console import Console
 
     from .interruption import Interrupted
@@ -214,7 +214,7 @@ def _train(config: TrainConfig, open_images: OpenImages, *, as_json: bool) -> No
     console = Console(stderr=True)
     leads = os.environ.get("RANK", "0") == "0"
     try:
-        summary = train(config, console=console, open_images=open_images)
+        summary = train(config, console=console, open_sources=open_sources)
     except Interrupted as interrupted:
         if leads:
             line = f"interrupted and saved at step {interrupted.step}: run the same command again to go on"

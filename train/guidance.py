@@ -150,25 +150,27 @@ class RefineGuide(_CountingGuide):
 
     def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:
         """Let the refiner move sets and partners, as it does at evaluation, and render some of the sets."""
-        moves = self.refiner(batch.gaussians)
+        stored, partner = batch.gaussians, batch.partner
+        if partner is not None:
+            stored = torch.cat([stored, partner.gaussians])
+        moves = self.refiner(stored)
         seen = _ScaleGradient.apply(moves, gamma)
         self.movement.watch(seen)
-        partner = batch.partner
+        moved = self.refiner.moved(stored, seen)
         if partner is not None:
-            theirs = _ScaleGradient.apply(self.refiner(partner.gaussians), gamma)
-            partner = replace(partner, gaussians=self.refiner.moved(partner.gaussians, theirs))
-        guided = replace(batch, gaussians=self.refiner.moved(batch.gaussians, seen), partner=partner)
-        self.movement.count(batch.gaussians, guided.gaussians)
+            partner = replace(partner, gaussians=moved[len(batch) :])
+        guided = replace(batch, gaussians=moved[: len(batch)], partner=partner)
+        self.movement.count(batch.host_indices, batch.gaussians, guided.gaussians)
         return Guided(guided, self._loss(batch, moves, epoch))
 
     def _loss(self, batch: Batch, moves: Tensor, epoch: int) -> Tensor:
         """The loss of the samples that are rendered, weighted so that its expectation is that of all."""
         share = self.config.reconstruct
-        chosen = _choose(self.seed, epoch, batch.indices, "reconstruct", share)
+        samples, chosen = _choose(self.seed, epoch, batch, "reconstruct", share)
         if not len(chosen):
             return moves.sum() * 0.0
         stored = batch.gaussians[chosen]
-        goal = self.reconstruction.goal(stored, batch.indices[chosen])
+        goal = self.reconstruction.goal(stored, samples)
         rendered = self.reconstruction(self.refiner.moved(stored, moves[chosen]), goal)
         self.movement.compare(rendered)
         return rendered.loss.sum() / (share * len(batch))
@@ -188,11 +190,11 @@ class DirectGuide(_CountingGuide):
 
     def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:
         """Show some samples moved, and move them on after the backward pass; partners stay as stored."""
-        chosen = _choose(self.seed, epoch, batch.indices, "guided", self.config.fraction)
+        samples, chosen = _choose(self.seed, epoch, batch, "guided", self.config.fraction)
         if not len(chosen):
             return Guided(batch)
-        samples, stored = batch.indices[chosen], batch.gaussians[chosen]
-        before = self.store.read(samples)
+        stored = batch.gaussians[chosen]
+        before = self.store.read(samples, stored.device)
         seen_moves = before.clone().requires_grad_()
         seen = self._moved(stored, seen_moves)
         self.movement.watch(seen_moves)
@@ -203,15 +205,15 @@ class DirectGuide(_CountingGuide):
             push = self.config.step * gamma * _bounded(seen_moves.grad)
             moves = (before - push - back).clamp(-1.0, 1.0)
             self.store.write(samples, moves)
-            self._measure(stored, self._moved(stored, moves), goal)
+            self._measure(samples, stored, self._moved(stored, moves), goal)
 
         sets = batch.gaussians.index_put((chosen,), seen)
         return Guided(replace(batch, gaussians=sets), after_backward=step)
 
     @torch.no_grad()
-    def _measure(self, stored: Tensor, moved: Tensor, goal: Goal) -> None:
+    def _measure(self, samples: Tensor, stored: Tensor, moved: Tensor, goal: Goal) -> None:
         """Count what a step led to: what is saved next must not be worse than what was looked at."""
-        self.movement.count(stored, moved)
+        self.movement.count(samples, stored, moved)
         self.movement.compare(self.reconstruction(moved, goal))
 
     def _way_back(self, moves: Tensor, stored: Tensor, goal: Goal) -> Tensor:
@@ -256,9 +258,15 @@ class _ScaleGradient(torch.autograd.Function):
         return upstream[0] * ctx.factor, None
 
 
-def _choose(seed: int, epoch: int, samples: Tensor, stream: str, share: float) -> Tensor:
-    """Rows of a batch that are chosen, int64 ``[k]``; a sample's choice does not depend on the batch."""
-    return (uniform(seed, epoch, samples, f"guidance/{stream}").squeeze(1) < share).nonzero().squeeze(1)
+def _choose(seed: int, epoch: int, batch: Batch, stream: str, share: float) -> tuple[Tensor, Tensor]:
+    """Samples int64 ``[k]`` that are chosen, on the host, and their rows in the batch, on its device.
+
+    A sample's choice does not depend on the batch. It is made on the host, which would wait for the device
+    to learn how many there are.
+    """
+    samples = batch.host_indices
+    rows = (uniform(seed, epoch, samples, f"guidance/{stream}").squeeze(1) < share).nonzero().squeeze(1)
+    return samples[rows], rows.to(batch.gaussians.device)
 
 
 def _bounded(gradient: Tensor | None) -> Tensor:

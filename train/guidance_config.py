@@ -37,6 +37,8 @@ class GuidanceConfig:
         max_psnr_loss: Stop where the guided sets lose more than this against the stored ones, dB, above 0.
         images: Folder that was encoded, to reconstruct the images themselves; None reconstructs the
             renderings of the stored sets.
+        masks: Folder with a PNG at the path of each image that has one, white where the object is, black
+            elsewhere: to report what part of the coverage lies on it. Nothing is trained on them.
         write_tuned: Where "direct" writes the moved sets as a dataset at the end; needs images.
         refiner: The network of "refine".
 
@@ -56,6 +58,7 @@ class GuidanceConfig:
     resolution: int | None = None
     max_psnr_loss: float = 3.0
     images: Path | None = None
+    masks: Path | None = None
     write_tuned: Path | None = None
     refiner: RefinerConfig = field(default_factory=RefinerConfig)
 
@@ -82,6 +85,8 @@ class GuidanceConfig:
             raise GvitError("--write-tuned needs --images: a dataset states its PSNR against the images")
         if self.mode == "none" and self.images is not None:
             raise GvitError("--images are for guidance: give --guidance refine or direct, or leave them out")
+        if self.mode == "none" and self.masks is not None:
+            raise GvitError("guidance.masks say what guidance moved: give --guidance refine or direct")
 
     def side(self, size: int) -> int:
         """Return the side of the renderings for sets fitted at a size, in pixels.

@@ -8,6 +8,7 @@ from ..schemas.gaussians import min_scale
 from .guidance import DirectGuide, Guide, NoGuide, RefineGuide
 from .movement import Movement
 from .moves import MoveStore
+from .object_masks import ObjectMasks
 from .reconstruction import Reconstruction
 from .source_images import SourceImages
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .guidance_config import GuidanceConfig
     from .model import SetClassifier
     from .ranks import Ranks
-    from .source_images import FindPixels
+    from .source_images import Sources
 
 __all__ = ["build_guide"]
 
@@ -27,7 +28,7 @@ def build_guide(
     config: GuidanceConfig,
     dataset: Dataset,
     model: SetClassifier,
-    find: FindPixels | None,
+    sources: Sources,
     *,
     seed: int,
     run: Path,
@@ -39,7 +40,7 @@ def build_guide(
         config: What to do.
         dataset: The sets that are trained on.
         model: With a refiner for "refine", without one for "direct"; on its device.
-        find: Gives the image of a row, to reconstruct images; None reconstructs the stored sets.
+        sources: Images to reconstruct, the stored sets where there are none; masks to count with.
         seed: Of the run.
         run: Folder of the run, for what ranks share.
         ranks: Who trains together.
@@ -56,9 +57,10 @@ def build_guide(
         blurs=side < size,
         unit=_fit_error(dataset),
         perceptual=config.perceptual,
-        images=None if find is None else SourceImages(dataset, find, side, run, ranks),
+        images=None if sources.pixels is None else SourceImages(dataset, sources.pixels, side, run, ranks),
     )
-    movement = Movement(size, ranks.device)
+    masks = None if sources.mask is None else ObjectMasks(dataset, sources.mask, side, run, ranks)
+    movement = Movement(size, ranks.device, masks)
     if model.refiner is None:
         return DirectGuide(
             config=config,

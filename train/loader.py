@@ -35,6 +35,8 @@ class Batch:
         indices: int64 ``[b]``, of the samples in the dataset (the split) that is loaded; they key every
             random choice about a sample.
         aspect: float32 ``[b]``, true width / height of what the canvas shows.
+        host_indices: the same as ``indices``, on the host: who looks something up there need not wait for
+            the device.
         partner: what each sample may be mixed with, where the loader was asked for partners.
     """
 
@@ -42,6 +44,7 @@ class Batch:
     labels: Tensor
     indices: Tensor
     aspect: Tensor
+    host_indices: Tensor
     partner: Batch | None = None
 
     def __len__(self) -> int:
@@ -162,7 +165,8 @@ class SetLoader:
         gaussians = self._send(self._sets.read(samples)).to(torch.float32, copy=True)
         columns = (self._labels[samples], samples, self._aspects[samples])
         rest = [self._send(torch.from_numpy(column)) for column in columns]
-        return starmap(Batch, zip(*(tensor.split(lengths) for tensor in (gaussians, *rest)), strict=True))
+        fields = (gaussians, *rest, torch.from_numpy(samples))
+        return starmap(Batch, zip(*(field.split(lengths) for field in fields), strict=True))
 
     def _send(self, values: Tensor) -> Tensor:
         """Copy to the device, a GPU without waiting for it: torch keeps pinned memory until it is read."""

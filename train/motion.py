@@ -13,11 +13,15 @@ from torch import Tensor
 
 from ..schemas.gaussians import MIN_OPACITY
 
-__all__ = ["BOUNDS", "move"]
+__all__ = ["MAX_SHIFT", "move"]
 
-BOUNDS = (0.5, 0.5, 0.2, 0.2, 0.2, 0.1, 0.1, 0.1, 0.5)
-"""Largest move at reach 1: along the two axes (standard deviations), log scales, angle (radians), red, green,
-blue (1 is the whole range), opacity (logit)."""
+MAX_SHIFT = 0.5
+"""Of the centre along each axis at reach 1, in standard deviations."""
+
+_MAX_GROWTH = 0.2  # of the logarithm of a scale
+_MAX_TURN = 0.2  # radians
+_MAX_TINT = 0.1  # of the whole range of a colour
+_MAX_WEIGHT = 0.5  # of the logit of the opacity
 
 
 def move(gaussians: Tensor, moves: Tensor, *, reach: float, min_scale: float) -> Tensor:
@@ -26,26 +30,24 @@ def move(gaussians: Tensor, moves: Tensor, *, reach: float, min_scale: float) ->
     Args:
         gaussians: float32 ``[..., 9]`` in canvas units, as stored.
         moves: ``[..., 9]``, -1..1.
-        reach: Factor of all ``BOUNDS``.
+        reach: Factor of all bounds.
         min_scale: Least standard deviation, canvas units.
 
     Returns:
         float32 ``[..., 9]``, differentiable in both. ``sx >= sy`` need not hold any more.
     """
-    bounds = torch.tensor(BOUNDS, device=moves.device) * reach
-    change = moves.float() * bounds
     centre, scale, theta, colour, opacity = gaussians.split([2, 2, 1, 3, 1], dim=-1)
-    along, growth, turn, tint, weight = change.split([2, 2, 1, 3, 1], dim=-1)
-    u, v = (along * scale).unbind(-1)
+    along, growth, turn, tint, weight = (moves.float() * reach).split([2, 2, 1, 3, 1], dim=-1)
+    u, v = (along * MAX_SHIFT * scale).unbind(-1)
     cos, sin = theta.squeeze(-1).cos(), theta.squeeze(-1).sin()
     shift = torch.stack([cos * u - sin * v, sin * u + cos * v], dim=-1)
-    odds = weight.exp()
+    odds = (weight * _MAX_WEIGHT).exp()
     return torch.cat(
         [
             centre + shift,
-            (scale * growth.exp()).clamp_min(min_scale),
-            theta + turn,
-            colour + tint,
+            (scale * (growth * _MAX_GROWTH).exp()).clamp_min(min_scale),
+            theta + turn * _MAX_TURN,
+            colour + tint * _MAX_TINT,
             (opacity * odds / (1.0 + opacity * (odds - 1.0))).clamp(MIN_OPACITY, 1.0),
         ],
         dim=-1,

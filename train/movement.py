@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .object_masks import coverage_inside
+
 if TYPE_CHECKING:
+    from .object_masks import ObjectMasks
     from .ranks import Ranks
     from .reconstruction import Reconstruction, Rendered
 
@@ -18,8 +21,9 @@ __all__ = ["GROUPS", "Movement", "MovementReport"]
 GROUPS = {"centre": (0, 2), "scale": (2, 4), "angle": (4, 5), "colour": (5, 8), "opacity": (8, 9)}
 """Fields that are reported together, as ranges of columns."""
 
-_PLAIN = 6
-"""Sums that are no gradients: Gaussians, squared shifts, squared growths; samples, errors, stored errors."""
+_PLAIN = 9
+"""Sums that are no gradients: Gaussians, squared shifts, squared growths; samples, errors, stored errors;
+sets with a mask, shares inside, stored shares inside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,9 @@ class MovementReport:
         shift: Root mean square of how far centres moved, in pixels of the fit.
         growth: Root mean square of the change of the logarithms of the scales.
         gradient: Share of each group of fields in the classifier's gradient on the moves.
+        inside: Share of the coverage that lies on the object, mean over the sets with a mask, see
+            ``gvit.train.object_masks.coverage_inside``; None where there was none.
+        stored_inside: The same of the sets as they are stored.
     """
 
     psnr: float | None
@@ -40,6 +47,8 @@ class MovementReport:
     shift: float
     growth: float
     gradient: dict[str, float]
+    inside: float | None
+    stored_inside: float | None
 
 
 class Movement:
@@ -48,10 +57,12 @@ class Movement:
     Args:
         size: Side of the canvas of the fit, in pixels.
         device: Of the sets.
+        masks: Where the objects are; None where nobody knows.
     """
 
-    def __init__(self, size: int, device: torch.device) -> None:
+    def __init__(self, size: int, device: torch.device, masks: ObjectMasks | None = None) -> None:
         self._size = size
+        self._masks = masks
         self._sums = torch.zeros(_PLAIN + len(GROUPS), dtype=torch.float64, device=device)
 
     def watch(self, moves: Tensor) -> None:
@@ -64,12 +75,19 @@ class Movement:
 
         moves.register_hook(note)
 
-    def count(self, stored: Tensor, guided: Tensor) -> None:
-        """Count how far sets ``[b, N, 9]`` moved."""
+    def count(self, samples: Tensor, stored: Tensor, guided: Tensor) -> None:
+        """Count how far sets ``[b, N, 9]`` moved; ``samples`` int64 ``[b]`` (on the host) number them."""
+        if self._masks is not None:
+            self._count_inside(self._masks(samples, stored.device), stored, guided.detach())
         stored, guided = stored.double(), guided.detach().double()
         shift = (guided[..., 0:2] - stored[..., 0:2]).square().sum() * (self._size / 2) ** 2
         growth = (guided[..., 2:4] / stored[..., 2:4]).log().square().sum() / 2
         self._sums[0:3] += torch.stack([torch.full_like(shift, stored[..., 0].numel()), shift, growth])
+
+    def _count_inside(self, masks: Tensor, stored: Tensor, guided: Tensor) -> None:
+        there = masks.flatten(1).any(dim=1).double()
+        shares = [(coverage_inside(sets, masks) * there).sum() for sets in (guided, stored)]
+        self._sums[6:9] += torch.stack([there.sum(), *shares])
 
     def compare(self, rendered: Rendered) -> None:
         """Count how well guided sets show what they should."""
@@ -78,7 +96,9 @@ class Movement:
 
     def report(self, reconstruction: Reconstruction, ranks: Ranks) -> MovementReport | None:
         """Sum up over the ranks, all at the same time; None where nothing was counted."""
-        gaussians, shift, growth, samples, error, stored, *gradient = ranks.total(self._sums).tolist()
+        sums: list[float] = ranks.total(self._sums).tolist()
+        gaussians, shift, growth, samples, error, stored, masked, inside, stored_inside = sums[:_PLAIN]
+        gradient = sums[_PLAIN:]
         if not gaussians or not samples:
             return None
         error, stored = error / samples, stored / samples
@@ -90,6 +110,8 @@ class Movement:
             shift=math.sqrt(shift / gaussians),
             growth=math.sqrt(growth / gaussians),
             gradient={name: size / whole for name, size in zip(GROUPS, sizes, strict=True)},
+            inside=inside / masked if masked else None,
+            stored_inside=stored_inside / masked if masked else None,
         )
 
     def clear(self) -> None:

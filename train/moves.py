@@ -37,13 +37,13 @@ class MoveStore:
     def __init__(self, run: Path, samples: int, gaussians: int, ranks: Ranks) -> None:
         self.all: Tensor = shared_tensor(run / ".moves", (samples, gaussians, 9), torch.float16, ranks)
 
-    def read(self, samples: Tensor) -> Tensor:
-        """Return the moves float32 ``[b, N, 9]`` of samples int64 ``[b]``, on their device."""
-        return self.all[samples.cpu()].to(samples.device).float()
+    def read(self, samples: Tensor, device: torch.device) -> Tensor:
+        """Return the moves float32 ``[b, N, 9]`` of samples int64 ``[b]`` (on the host) on a device."""
+        return self.all[samples].to(device).float()
 
     def write(self, samples: Tensor, moves: Tensor) -> None:
-        """Replace the moves of samples."""
-        self.all[samples.cpu()] = moves.to("cpu", torch.float16)
+        """Replace the moves of samples (on the host)."""
+        self.all[samples] = moves.to("cpu", torch.float16)
 
     def restore(self, moves: Tensor) -> None:
         """Go back to saved moves of all samples."""

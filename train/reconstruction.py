@@ -18,8 +18,8 @@ __all__ = ["Goal", "Reconstruction", "Rendered", "Targets"]
 _BLUR = 0.08
 """Variance in square pixels that is added below the size of the fit: its smallest Gaussians would alias."""
 
-Targets = Callable[[Tensor], Tensor]
-"""From sample numbers, int64 ``[b]``, to source images float32 ``[b, 3, R, R]`` in 0..1 on their device."""
+Targets = Callable[[Tensor, torch.device], Tensor]
+"""From sample numbers, int64 ``[b]`` on the host, to source images float32 ``[b, 3, R, R]`` in 0..1."""
 
 
 class Goal(NamedTuple):
@@ -72,13 +72,13 @@ class Reconstruction:
     images: Targets | None = None
 
     def goal(self, stored: Tensor, samples: Tensor) -> Goal:
-        """Return what sets ``[b, N, 9]`` should show; ``samples`` int64 ``[b]`` number them."""
+        """Return what sets ``[b, N, 9]`` should show; ``samples`` int64 ``[b]``, on the host, number them."""
         with torch.no_grad(), torch.autocast(stored.device.type, enabled=False):
             before = self._render(stored)
             if self.images is None:
                 nothing = torch.zeros(len(before), device=before.device)
                 return Goal(before, nothing, nothing)
-            image = self.images(samples)
+            image = self.images(samples, stored.device)
             return Goal(image, *self._compare(before, image))
 
     def __call__(self, guided: Tensor, goal: Goal) -> Rendered:

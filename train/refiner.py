@@ -26,7 +26,7 @@ class RefinerConfig:
         width: Channels, a multiple of the heads.
         heads: Attention heads, at least 1.
         depth: Blocks, at least 1.
-        reach: Factor of the largest moves (``gvit.train.motion.BOUNDS``), above 0 to 4.
+        reach: Factor of the largest moves (``gvit.train.motion``), above 0 to 4.
         tokens: The features of a Gaussian.
 
     Raises:

@@ -29,9 +29,9 @@ _FREE_TO_CHANGE = {
         "resume",
     ),
     "data": ("cache", "shards", "val_shards"),
-    "guidance": ("max_psnr_loss", "write_tuned"),
+    "guidance": ("max_psnr_loss", "write_tuned", "masks"),
 }
-"""What may change from one part of a run to the next; datasets are compared by content."""
+"""What may change from one part of a run to the next; datasets and images are compared by content."""
 
 
 def checkpoint_to_resume(config: TrainConfig, data: TrainingData) -> Checkpoint | None:
@@ -69,6 +69,7 @@ def _binding(settings: Settings) -> Settings:
     for section, free in _FREE_TO_CHANGE.items():
         kept[section] = {name: value for name, value in kept.get(section, {}).items() if name not in free}
     kept["run"].pop("tensorboard", None)
+    kept["guidance"]["images"] = kept["guidance"].get("images") is not None
     return kept
 
 

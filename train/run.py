@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,7 @@ from rich.console import Console
 
 from ..schemas.commit import atomic_write
 from ..schemas.errors import GvitError
-from ..schemas.export import check_unused
 from ..schemas.gaussians import min_scale
-from ..schemas.manifest import MANIFEST_NAME, Tuning
 from .checkpoint import Checkpoint, CheckpointFolder
 from .guidance import DirectGuide
 from .guides import build_guide
@@ -27,10 +24,11 @@ from .ranks import joined_ranks
 from .report import LARGEST_CONFUSION, draw_confusion, draw_curves
 from .resume import CONFIG_NAME, checkpoint_to_resume, describe_data
 from .settings import dump, plain
+from .source_images import Sources
 from .split import TrainingData, open_training_data
 from .tokens import measure_statistics
 from .trainer import DivergedError, Trainer
-from .tuned import TunedSets, write_tuned
+from .tuned import TunedSets, place_of_tuned, tuning_of, write_tuned
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
     from .config import TrainConfig
     from .evaluate import Evaluation
     from .ranks import Ranks
-    from .source_images import FindPixels, OpenImages
+    from .source_images import FindPixels, OpenSources
 
 __all__ = ["Interrupted", "TrainSummary", "train"]
 
@@ -58,15 +56,15 @@ class TrainSummary:
 
 
 def train(
-    config: TrainConfig, *, console: Console | None = None, open_images: OpenImages | None = None
+    config: TrainConfig, *, console: Console | None = None, open_sources: OpenSources | None = None
 ) -> TrainSummary:
     """Train a model, or go on with a run that was interrupted.
 
     Args:
         config: What to do.
         console: Where progress goes; None for standard error.
-        open_images: How to find the images behind sets, ``gvit.original_images.open_images``; only guidance
-            that is given images needs it.
+        open_sources: How to find what is behind sets, ``gvit.original_images.open_sources``; only guidance
+            that is given images or masks needs it.
 
     Raises:
         GvitError: Data, config or folder do not allow it, the loss is no number any more, or guidance has
@@ -77,57 +75,49 @@ def train(
     with joined_ranks(config.run.device) as ranks:
         data = open_training_data(config.data, config.seed)
         last = checkpoint_to_resume(config, data)
-        if config.guidance.write_tuned is not None:
-            check_unused(config.guidance.write_tuned)
+        tuned = place_of_tuned(config, data, last)
         ranks.wait()  # nobody may write before all have looked
-        find = _find_pixels(config, data, open_images)
-        trainer = build_trainer(config, data, ranks, find)
+        sources = _open(config, data, open_sources)
+        if sources.pixels is not None and ranks.leads:
+            console.print(f"reading {len(data.train)} images of {config.guidance.images}", highlight=False)
+        trainer = build_trainer(config, data, ranks, sources)
         run = _Run(config, data, trainer, ranks, console if ranks.leads else None)
         if last is not None:
             run.go_on(last)
         summary = run.run()
-        if find is not None and config.guidance.write_tuned is not None and ranks.leads:
-            _write_tuned(config.guidance.write_tuned, trainer, data, find)
+        if tuned is not None and sources.pixels is not None and ranks.leads:
+            _write_tuned(tuned, trainer, data, sources.pixels)
         return summary
 
 
-def _find_pixels(
-    config: TrainConfig, data: TrainingData, open_images: OpenImages | None
-) -> FindPixels | None:
-    images = config.guidance.images
-    if images is None:
-        return None
-    if open_images is None:
-        raise GvitError("guidance.images needs open_images: pass gvit.original_images.open_images")
-    return open_images(images, data.train.manifest)
+def _open(config: TrainConfig, data: TrainingData, open_sources: OpenSources | None) -> Sources:
+    images, masks = config.guidance.images, config.guidance.masks
+    if images is None and masks is None:
+        return Sources()
+    if open_sources is None:
+        raise GvitError("guidance.images needs open_sources: pass gvit.original_images.open_sources")
+    return open_sources(data.train.manifest, images=images, masks=masks)
 
 
 def _write_tuned(out: Path, trainer: Trainer, data: TrainingData, find: FindPixels) -> None:
     config, guide = trainer.config, trainer.guide
     if not isinstance(guide, DirectGuide):
         return
-    tuning = Tuning(
-        mode="direct",
-        gamma=config.guidance.gamma,
-        epochs=config.epochs,
-        seed=config.seed,
-        source=hashlib.sha256((data.train.path / MANIFEST_NAME).read_bytes()).hexdigest(),
-    )
     sets = TunedSets(
         dataset=data.train,
         moves=guide.store.all,
         reach=config.guidance.reach,
         find=find,
-        tuning=tuning,
+        tuning=tuning_of(config, data),
         threads=torch.get_num_threads(),
     )
     write_tuned(sets, out)
 
 
 def build_trainer(
-    config: TrainConfig, data: TrainingData, ranks: Ranks, find: FindPixels | None = None
+    config: TrainConfig, data: TrainingData, ranks: Ranks, sources: Sources | None = None
 ) -> Trainer:
-    """Build a model with fresh weights, what guides its sets (``find`` gives it images), and their trainer.
+    """Build a model with fresh weights, what guides its sets, and their trainer.
 
     Raises:
         GvitError: Data and config do not go together.
@@ -142,7 +132,7 @@ def build_trainer(
         min_scale=min_scale(data.train.manifest.size),
     ).to(ranks.device)
     place: dict[str, Any] = {"seed": config.seed, "run": config.run.out, "ranks": ranks}
-    guide = build_guide(guidance, data.train, model, find, **place)
+    guide = build_guide(guidance, data.train, model, sources or Sources(), **place)
     return Trainer(config, data, model, ranks, guide)
 
 

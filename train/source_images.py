@@ -1,11 +1,12 @@
-"""The images that training sets were fitted to, small, where guidance can compare renderings with them."""
+"""The images that training sets were fitted to, small, where guidance can look them up."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,20 +25,47 @@ if TYPE_CHECKING:
     from ..schemas.manifest import Manifest
     from .ranks import Ranks
 
-__all__ = ["FindPixels", "OpenImages", "SourceImages", "rows_of"]
+__all__ = [
+    "FindMask",
+    "FindPixels",
+    "OpenSources",
+    "SourceImages",
+    "Sources",
+    "read_all",
+    "rows_of",
+    "shrink",
+]
 
 FindPixels = Callable[[Row], npt.NDArray[np.uint8]]
 """From a row to the pixels ``[S, S, 3]`` that its set was fitted to; a GvitError where they are not there."""
 
-OpenImages = Callable[["Path", "Manifest"], FindPixels]
-"""From what was encoded, and the dataset that came of it, to what finds its images."""
+FindMask = Callable[[Row], "npt.NDArray[np.uint8] | None"]
+"""From a row to the mask ``[S, S]`` of the object in its image, 255 inside; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What is at hand of that which a dataset was made of.
+
+    Attributes:
+        pixels: Gives the image of a row; None where no images were given.
+        mask: Gives the mask of a row; None where no masks were given.
+    """
+
+    pixels: FindPixels | None = None
+    mask: FindMask | None = None
+
+
+class OpenSources(Protocol):
+    """Opens what a dataset was made of; ``gvit.original_images.open_sources``."""
+
+    def __call__(self, manifest: Manifest, *, images: Path | None, masks: Path | None) -> Sources:
+        """Return what finds images and masks; None leaves either out."""
+        ...
 
 
 class SourceImages:
     """Images uint8 ``[n, 3, R, R]``, in the order of a dataset's sets.
-
-    All are read once, before training begins. The ranks share that work: one that did it alone would keep
-    the others waiting longer than they are ready to.
 
     Args:
         dataset: The sets.
@@ -51,22 +79,51 @@ class SourceImages:
     """
 
     def __init__(self, dataset: Dataset, find: FindPixels, side: int, run: Path, ranks: Ranks) -> None:
-        rows = rows_of(dataset)
+        def read(row: Row) -> Tensor:
+            return torch.from_numpy(shrink(find(row), side)).permute(2, 0, 1)
 
-        def fill(whole: Tensor) -> None:
-            def read(number: int) -> None:
-                shrunk = _shrink(find(rows[number]), side)
-                whole[number] = torch.from_numpy(shrunk).permute(2, 0, 1)
+        self._all = read_all(dataset, read, (3, side, side), run / ".images", ranks)
 
-            with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks.world)) as pool:
-                for _ in pool.map(read, range(ranks.rank, len(rows), ranks.world)):
-                    pass
+    def __call__(self, samples: Tensor, device: torch.device) -> Tensor:
+        """Return images float32 ``[b, 3, R, R]`` in 0..1 of samples int64 ``[b]``, which are on the host."""
+        return self._all[samples].to(device).float() / 255.0
 
-        self._all = shared_tensor(run / ".images", (len(rows), 3, side, side), torch.uint8, ranks, fill)
 
-    def __call__(self, samples: Tensor) -> Tensor:
-        """Return images float32 ``[b, 3, R, R]`` in 0..1 of samples int64 ``[b]``, on their device."""
-        return self._all[samples.cpu()].to(samples.device).float() / 255.0
+def read_all(
+    dataset: Dataset,
+    read: Callable[[Row], Tensor | None],
+    shape: tuple[int, ...],
+    path: Path,
+    ranks: Ranks,
+) -> Tensor:
+    """Read something for each set of a dataset once, before training begins.
+
+    The ranks share the work: one that did it alone would keep the others waiting longer than they are ready
+    to.
+
+    Args:
+        dataset: The sets.
+        read: Gives uint8 of a shape for a row; None leaves zeros.
+        shape: Of what is read for a row.
+        path: Of a file that exists only meanwhile; see ``shared_tensor``.
+        ranks: Who shares it; on one machine.
+
+    Returns:
+        uint8 ``[n, *shape]``, the same memory on all ranks.
+    """
+    rows = rows_of(dataset)
+
+    def fill(whole: Tensor) -> None:
+        def place(number: int) -> None:
+            found = read(rows[number])
+            if found is not None:
+                whole[number] = found
+
+        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks.world)) as pool:
+            for _ in pool.map(place, range(ranks.rank, len(rows), ranks.world)):
+                pass
+
+    return shared_tensor(path, (len(rows), *shape), torch.uint8, ranks, fill)
 
 
 def rows_of(dataset: Dataset) -> list[Row]:
@@ -75,7 +132,8 @@ def rows_of(dataset: Dataset) -> list[Row]:
     return [by_key[key] for key in dataset.keys]
 
 
-def _shrink(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+def shrink(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """Average an image ``[S, S, ..]`` over areas, to a smaller side."""
     if pixels.shape[0] == side:
         return pixels
     return np.array(Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,11 @@ from ..render.cpu import render_batch
 from ..render.fidelity import psnr
 from ..schemas.checksums import CARD_NAME
 from ..schemas.commit import commit_shard, write_manifest
+from ..schemas.dataset import open_dataset
 from ..schemas.encoding import decode, encode
-from ..schemas.export import appearing
+from ..schemas.export import appearing, check_unused
 from ..schemas.gaussians import canonicalize, min_scale
-from ..schemas.manifest import DoneMark, Manifest, Tuning, build_manifest
+from ..schemas.manifest import MANIFEST_NAME, DoneMark, Manifest, Tuning, build_manifest
 from ..schemas.rows import Row, rows_to_table, table_to_rows
 from ..schemas.shards import BlockArrays
 from .motion import move
@@ -26,9 +28,12 @@ if TYPE_CHECKING:
 
     from ..schemas.dataset import Dataset
     from ..schemas.open_shard import Shard
+    from .checkpoint import Checkpoint
+    from .config import TrainConfig
     from .source_images import FindPixels
+    from .split import TrainingData
 
-__all__ = ["TunedSets", "write_tuned"]
+__all__ = ["TunedSets", "place_of_tuned", "tuning_of", "write_tuned"]
 
 _CARD = """# Tuned Gaussians
 
@@ -58,6 +63,39 @@ class TunedSets:
     find: FindPixels
     tuning: Tuning
     threads: int
+
+
+def place_of_tuned(config: TrainConfig, data: TrainingData, last: Checkpoint | None) -> Path | None:
+    """Return where a run is to write its sets; None for nowhere, or where it is finished and wrote them.
+
+    Args:
+        config: Of the run.
+        data: Of the run.
+        last: Checkpoint that it goes on from.
+
+    Raises:
+        GvitError: Something else is there.
+    """
+    out = config.guidance.write_tuned
+    if out is None:
+        return None
+    finished = last is not None and last.about["epoch"] >= config.epochs
+    there = finished and (out / MANIFEST_NAME).exists()
+    if there and open_dataset(out).manifest.tuning == tuning_of(config, data):
+        return None
+    check_unused(out)
+    return out
+
+
+def tuning_of(config: TrainConfig, data: TrainingData) -> Tuning:
+    """Return how the sets of a run came about."""
+    return Tuning(
+        mode="direct",
+        gamma=config.guidance.gamma,
+        epochs=config.epochs,
+        seed=config.seed,
+        source=hashlib.sha256((data.train.path / MANIFEST_NAME).read_bytes()).hexdigest(),
+    )
 
 
 def write_tuned(sets: TunedSets, out: Path) -> Manifest:

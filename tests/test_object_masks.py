@@ -1,0 +1,163 @@
+import io
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from gvit.original_images import open_sources
+from gvit.schemas import GvitError, open_dataset
+from gvit.train.config import DataConfig, RunConfig, TrainConfig
+from gvit.train.guidance_config import GuidanceConfig
+from gvit.train.model import ModelConfig
+from gvit.train.movement import Movement
+from gvit.train.object_masks import ObjectMasks, coverage_inside
+from gvit.train.ranks import Ranks
+from gvit.train.run import train
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small_dataset import encode_for_real, save_images
+
+CPU = torch.device("cpu")
+ALONE = Ranks(0, 1, CPU)
+SILENT = Console(file=io.StringIO())
+SIDE = 128
+
+
+def gaussian(x, y, sx, sy, theta=0.0, opacity=1.0):
+    return [x, y, sx, sy, theta, 0.5, 0.5, 0.5, opacity]
+
+
+def left_half():
+    mask = torch.zeros(1, SIDE, SIDE)
+    mask[:, :, : SIDE // 2] = 1.0
+    return mask
+
+
+def integrated(fields, mask):
+    """Coverage inside a mask, summed over the pixels."""
+    x, y, sx, sy, theta, *_, opacity = fields
+    centres = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
+    dx, dy = np.meshgrid(centres - x, centres - y)
+    u = math.cos(theta) * dx + math.sin(theta) * dy
+    v = -math.sin(theta) * dx + math.cos(theta) * dy
+    density = opacity * np.exp(-0.5 * ((u / sx) ** 2 + (v / sy) ** 2))
+    return (density * mask[0].numpy()).sum(), density.sum()
+
+
+@pytest.mark.parametrize(("x", "expected"), [(-0.5, 1.0), (0.5, 0.0), (0.0, 0.5)])
+def test_a_gaussian_lies_inside_outside_or_on_the_border(x, expected):
+    sets = torch.tensor([[gaussian(x, 0.1, 0.05, 0.02, 0.4)]])
+    assert coverage_inside(sets, left_half()).item() == pytest.approx(expected, abs=0.02)
+
+
+def test_the_share_is_that_of_the_integrals_over_the_pixels():
+    rows = torch.linspace(-1, 1, SIDE)
+    ramp = (0.5 + 0.4 * rows[None, None, :] * torch.cos(rows[None, :, None])).expand(1, SIDE, SIDE)
+    fields = [gaussian(-0.3, 0.2, 0.2, 0.1, 0.5, 0.8), gaussian(0.4, -0.3, 0.25, 0.05, -1.0, 0.3)]
+    parts = [integrated(one, ramp) for one in fields]
+    expected = sum(inside for inside, _ in parts) / sum(whole for _, whole in parts)
+    assert coverage_inside(torch.tensor([fields]), ramp).item() == pytest.approx(expected, abs=0.01)
+
+
+def test_what_lies_beside_the_canvas_does_not_count():
+    fields = [gaussian(-0.5, 0.0, 0.05, 0.05), gaussian(0.99, 0.0, 3.0, 0.01)]
+    one, both = torch.tensor([fields[:1]]), torch.tensor([fields])
+    assert coverage_inside(one, left_half()).item() == pytest.approx(1.0)
+    off = torch.tensor([[fields[0], gaussian(3.0, 0.0, 0.1, 0.1)]])
+    assert coverage_inside(off, left_half()).item() == pytest.approx(1.0)
+    assert coverage_inside(both, left_half()).item() < 1.0
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    """Images of which the first of each class has a mask: its left half."""
+    root = tmp_path_factory.mktemp("masks")
+    save_images(root / "images", per_class=6)
+    encode_for_real(root / "images", root / "shards")
+    for image in sorted((root / "images").glob("train/*/0.png")):
+        with Image.open(image) as opened:
+            mask = np.zeros(opened.size[::-1], np.uint8)
+        mask[:, : mask.shape[1] // 2] = 255
+        path = root / "masks" / image.relative_to(root / "images")
+        path.parent.mkdir(parents=True)
+        Image.fromarray(mask).save(path)
+    return root
+
+
+def test_the_report_is_the_mean_over_the_sets_that_have_a_mask(encoded):
+    dataset = open_dataset(encoded / "shards").split("train")
+    size = dataset.manifest.size
+    find = open_sources(dataset.manifest, images=None, masks=encoded / "masks").mask
+    masks = ObjectMasks(dataset, find, size, encoded, ALONE)
+    samples = torch.arange(len(dataset))
+    stored = torch.from_numpy(dataset.gaussians(slice(None)))
+    there = masks(samples, CPU).flatten(1).any(dim=1)
+    assert 0 < there.sum() < len(dataset)
+    guided = stored.clone()
+    guided[..., 0] = -0.5
+    movement = Movement(size, CPU, masks)
+    movement.count(samples, stored, guided)
+    counted, inside, stored_inside = movement._sums[6:9].tolist()
+    assert counted == there.sum()
+    expected = coverage_inside(stored[there], masks(samples[there], CPU))
+    assert stored_inside == pytest.approx(expected.sum().item(), rel=1e-6)
+    assert inside > stored_inside
+
+
+def config_of(encoded, out, masks):
+    return TrainConfig(
+        epochs=1,
+        batch_size=4,
+        data=DataConfig(shards=encoded / "shards"),
+        run=RunConfig(out=out, tensorboard=False),
+        model=ModelConfig(name="vit_tiny_patch16_224", depth=1, width=32, heads=2),
+        guidance=GuidanceConfig(mode="refine", max_psnr_loss=50.0, reconstruct=1.0, masks=masks),
+    )
+
+
+def guidance_line(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return next(line for line in lines if line["kind"] == "guidance")
+
+
+def test_a_run_reports_what_part_of_the_coverage_lies_on_the_object(encoded, tmp_path):
+    train(config_of(encoded, tmp_path / "run", encoded / "masks"), console=SILENT, open_sources=open_sources)
+    line = guidance_line(tmp_path / "run")
+    assert 0.0 < line["stored_inside"] < 1.0
+    assert line["inside"] == pytest.approx(line["stored_inside"], abs=0.1)
+    train(config_of(encoded, tmp_path / "without", None), console=SILENT)
+    assert guidance_line(tmp_path / "without")["inside"] is None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda masks: shutil.rmtree(masks), "there is no folder"),
+        (
+            lambda masks: [path.unlink() for path in masks.rglob("*.png")],
+            "no image of the dataset has a mask",
+        ),
+        (lambda masks: next(masks.rglob("*.png")).write_bytes(b"not a png"), "mask .* cannot be used"),
+    ],
+)
+def test_masks_that_are_none_are_refused(encoded, tmp_path, spoil, sentence):
+    shutil.copytree(encoded / "masks", tmp_path / "masks")
+    spoil(tmp_path / "masks")
+    with pytest.raises(GvitError, match=sentence):
+        train(
+            config_of(encoded, tmp_path / "run", tmp_path / "masks"),
+            console=SILENT,
+            open_sources=open_sources,
+        )
+
+
+def test_masks_without_guidance_are_refused():
+    with pytest.raises(GvitError, match="give --guidance refine or direct"):
+        GuidanceConfig(masks=Path("masks"))
