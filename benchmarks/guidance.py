@@ -1,7 +1,11 @@
 r"""What guidance does for accuracy: no guidance, refine and direct, and patches, on any folder of images.
 
     python -m gvit.benchmarks.guidance IMAGES --num-gaussians 16 --size 32 --seeds 3 --log runs.jsonl \
-        --run none --run "refine gamma=0.1" --run "direct gamma=-0.5 fraction=0.25" --run patches
+        --run none --run "refine gamma=0.1" --run "direct gamma=-0.5 fraction=0.25" --run "jitter gamma=0.5" \
+        --run patches
+
+"patches" is the same Vision Transformer on pixels; "jitter" moves sets as "direct" may, but at random: what
+it brings is no merit of the classifier's gradient.
 
 To choose gammas, sweep with `--held-out 0.2`: that part of train/ is evaluated on and val/ is not looked at.
 Every finished run is appended to the log, and a run that the log has is not run again. Differences to the run
@@ -14,6 +18,7 @@ import argparse
 import json
 import shlex
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -27,6 +32,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from gvit.benchmarks.jitter import JitterGuide
 from gvit.benchmarks.parity import pixels_of
 from gvit.benchmarks.pixels import PixelTrainer
 from gvit.original_images import open_sources
@@ -34,6 +40,7 @@ from gvit.pipeline.config import EncodeConfig
 from gvit.pipeline.encode import encode
 from gvit.pipeline.fit_config import FitConfig
 from gvit.schemas import GvitError
+from gvit.schemas.gaussians import min_scale
 from gvit.train.commands import read_config
 from gvit.train.mix import MixConfig
 from gvit.train.ranks import Ranks, pick_device
@@ -45,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "compare", "run_one"]
 
-_BASE = "none"
+_BASE, _PATCHES, _JITTER = "none", "patches", "jitter"
 _BOOTSTRAPS = 4000
 
 
@@ -81,7 +88,7 @@ def run_one(name: str, config: TrainConfig, images: Path, setting: str) -> Outco
     """
     data = open_training_data(config.data, 0)
     ranks = Ranks(0, 1, pick_device(config.run.device))
-    if name == "patches":
+    if name == _PATCHES:
         trainer = PixelTrainer(
             config, data, (pixels_of(data.train, images), pixels_of(data.val, images)), ranks
         )
@@ -89,6 +96,8 @@ def run_one(name: str, config: TrainConfig, images: Path, setting: str) -> Outco
         guidance = config.guidance
         sources = open_sources(data.train.manifest, images=guidance.images, masks=guidance.masks)
         trainer = build_trainer(config, data, ranks, sources)
+        if name.startswith(_JITTER):
+            trainer.guide = JitterGuide(guidance, min_scale(data.train.manifest.size))
     began, moved = time.perf_counter(), None
     while not trainer.finished:
         trainer.train_epoch(lambda: None)
@@ -115,7 +124,7 @@ def config_of(name: str, seed: int, shards: Path, out: Path, given: argparse.Nam
     assignments = [*given.set, f"seed={seed}", *(f"guidance.{field}" for field in fields)]
     if given.epochs is not None:
         assignments.append(f"epochs={given.epochs}")
-    if mode != "patches":
+    if mode not in (_PATCHES, _JITTER):
         assignments.append(f"guidance.mode={mode}")
     data: dict[str, Any] = {"shards": str(shards)}
     if given.held_out is not None:
@@ -254,4 +263,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except GvitError as error:
+        sys.exit(f"Error: {error}")

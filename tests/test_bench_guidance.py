@@ -7,9 +7,15 @@ import torch
 
 from gvit.benchmarks import guidance
 from gvit.benchmarks.guidance import Outcome, compare
+from gvit.benchmarks.jitter import JitterGuide
+from gvit.train.guidance_config import GuidanceConfig
+from gvit.train.loader import Batch
+from gvit.train.motion import MAX_SHIFT
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_dataset import save_images
+from small_dataset import make_sets, save_images
+
+RUNS = ("none", "direct gamma=-0.5", "jitter gamma=0.5", "patches")
 
 
 def outcome(name, seed, right):
@@ -32,7 +38,7 @@ def test_a_finished_run_is_in_the_log_and_not_run_again(tmp_path, monkeypatch, c
     save_images(tmp_path / "images", per_class=24)
     (tmp_path / "images" / "train" / "red" / "broken.png").unlink()
     log = tmp_path / "runs.jsonl"
-    runs = [word for name in ("none", "direct gamma=-0.5", "patches") for word in ("--run", name)]
+    runs = [word for name in RUNS for word in ("--run", name)]
     words = f"{tmp_path / 'images'} --num-gaussians 16 --size 32 --preset fast --epochs 1 --seeds 1 --json"
     places = ["--shards", str(tmp_path / "shards"), "--log", str(log), "--set", "model.depth=1"]
     monkeypatch.setattr(sys, "argv", ["guidance", *words.split(), *places, *runs])
@@ -45,8 +51,20 @@ def test_a_finished_run_is_in_the_log_and_not_run_again(tmp_path, monkeypatch, c
         guidance.main()
     finally:
         torch.set_num_threads(before)
-    assert [found["name"] for found in first] == ["none", "direct gamma=-0.5", "patches"]
+    assert [found["name"] for found in first] == list(RUNS)
     assert all(len(found["top1"]) == 1 for found in first)
-    assert len(written.splitlines()) == 3
+    assert len(written.splitlines()) == len(RUNS)
     assert log.read_text() == written
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == first
+
+
+def test_jitter_moves_some_of_the_sets_within_the_bounds_of_direct():
+    stored = torch.from_numpy(make_sets(64, 0, 8)[0])
+    config = GuidanceConfig(gamma=1.0, fraction=0.5, reach=2.0)
+    batch = Batch(stored, *[torch.arange(64)] * 2, torch.ones(64), torch.arange(64))
+    torch.manual_seed(0)
+    moved = JitterGuide(config, 0.01).guide(batch, epoch=0, gamma=1.0).batch.gaussians
+    shares = (moved != stored).flatten(1).any(dim=1)
+    assert 20 < int(shares.sum()) < 44
+    shift = (moved - stored)[..., 0:2].norm(dim=-1)
+    assert (shift <= 2 * MAX_SHIFT * stored[..., 2:4].norm(dim=-1) + 1e-6).all()
