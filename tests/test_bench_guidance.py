@@ -13,7 +13,8 @@ from gvit.train.loader import Batch
 from gvit.train.motion import MAX_SHIFT
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_dataset import make_sets, save_images
+from fake_sets import make_sets
+from small_dataset import save_images
 
 RUNS = ("none", "direct gamma=-0.5", "jitter gamma=0.5", "patches")
 
