@@ -321,7 +321,7 @@ class Driver:
         if as_url(self._spec.destination) is not None:
             self._next_look = now + URL_SECONDS
         for hand in list(self._hands):
-            state = read_state(self._spec.destination, hand.name) if hand.ready else None
+            state = self._shown_by(hand)
             if state is not None and state != hand.state:
                 hand.state, hand.changed = state, now
                 if hand.tasks and state.doing == "encoding" and state.shard == hand.tasks[0][1].shard.name:
@@ -335,6 +335,13 @@ class Driver:
                 f"no worker has started within {START_SECONDS:g} s; "
                 "is the cluster busy with something else? Look at: ray status"
             )
+
+    def _shown_by(self, hand: _Hand) -> WorkerState | None:
+        """What a worker shows of itself, None where the place cannot be read just now either."""
+        try:
+            return read_state(self._spec.destination, hand.name) if hand.ready else None
+        except GvitError:
+            return None
 
     def _keep(self, shard: ShardPlan, images: int) -> None:
         """Note so many more images as journaled; the next attempt will report them as known."""

@@ -184,10 +184,19 @@ def _alive(path: Path, holder: Holder, now: float) -> bool:
 
 
 def lives_here(holder: Holder) -> bool | None:
-    """Tell whether a holder is alive, None where it is on another host."""
-    if holder.host != socket.gethostname():
+    """Tell whether a holder is alive, None where it is on another host, or one of our name booted it.
+
+    Cloned machines share a name, and a pod keeps its own when it moves.
+    """
+    if holder.host != socket.gethostname() or _boot_of(holder.start) != _boot_of(this_process().start):
         return None
     return _start_of(holder.pid) == holder.start
+
+
+def _boot_of(start: str) -> str:
+    """The part of a start that names the boot; empty on systems that have no name for it."""
+    boot, _, ticks = start.rpartition(":")
+    return boot if ticks.isdigit() else ""
 
 
 def this_process() -> Holder:
@@ -198,7 +207,7 @@ def this_process() -> Holder:
 
 def refusal(destination: Path, holder: Holder) -> str:
     """Say that somebody else is at work."""
-    where = "this machine" if holder.host == socket.gethostname() else f"host {holder.host}"
+    where = f"host {holder.host}" if lives_here(holder) is None else "this machine"
     return (
         f"{place_name(destination)} is being encoded by process {holder.pid} on {where}; "
         "wait for it, stop it, or choose another folder"

@@ -6,6 +6,7 @@ whatever else goes wrong stands in the worker's log and counts as its death.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import socket
@@ -166,11 +167,11 @@ class RemoteWorker:
         if self._encoder is None:
             raise RuntimeError("a worker greets before it works")
         try:
-            self._show(doing=doing, shard=shard.name, images=len(shard.entries), progress=ShardProgress())
+            self._mention(doing=doing, shard=shard.name, images=len(shard.entries), progress=ShardProgress())
             print(f"{_now()} {doing} {shard.name}")
             mark = work(self._encoder)
             progress = self._state.progress
-            self._show(doing="waiting", shard="", images=0, progress=ShardProgress())
+            self._mention(doing="waiting", shard="", images=0, progress=ShardProgress())
         except (GvitError, OSError) as error:
             traceback.print_exc()
             return Reply(error=error)
@@ -182,7 +183,12 @@ class RemoteWorker:
     def _report(self, tally: Tally) -> None:
         self._state = self._state.next(progress=self._state.progress.plus(tally))
         if time.monotonic() - self._shown >= self._interval:
-            self._show()
+            self._mention()
+
+    def _mention(self, **changes: object) -> None:
+        """Show something that nobody depends on: where a request fails, the next one says it too."""
+        with contextlib.suppress(GvitError, OSError):
+            self._show(**changes)
 
     def _show(self, **changes: object) -> None:
         self._state = self._state.next(**changes)

@@ -87,3 +87,28 @@ def test_a_worker_that_cannot_reach_the_url_is_refused_before_work(encode_with, 
     with pytest.raises(GvitError, match=r"on .*: s3://bucket/set cannot be written: Access Denied"):
         encode_with(crews.LocalCrew(), root, url)
     assert not list((tmp_path / "bucket" / "set").glob("shard-*"))
+
+
+def test_requests_for_progress_that_fail_now_and_then_cost_nothing(encode_with, url, tmp_path, monkeypatch):
+    root = fake.make_source(tmp_path / "src", per_class=40)
+    fake.fake_encode(root, tmp_path / "expected", shard_size=16)
+    failed = dict.fromkeys(("write_state", "read_state"), 0)
+
+    def flaky(module, name):
+        plain = getattr(module, name)
+
+        def request(destination, what):
+            doing = getattr(what, "doing", None)
+            if doing == "encoding" or (name == "read_state" and failed["write_state"]):
+                failed[name] += 1
+                if failed[name] % 2:
+                    raise GvitError("the store is busy")
+            return plain(destination, what)
+
+        monkeypatch.setattr(module, name, request)
+
+    flaky(remote_worker, "write_state")
+    flaky(driver_module, "read_state")
+    encode_with(crews.LocalCrew(), root, url, shard_size=16)
+    assert all(failed.values())
+    assert fake.files_of(tmp_path / "bucket" / "set") == fake.files_of(tmp_path / "expected")

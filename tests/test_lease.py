@@ -23,6 +23,11 @@ def write_lease(folder, **fields):
     (folder / "lease").write_text(json.dumps(asdict(mine) | {"token": "other"} | fields))
 
 
+def dead_start():
+    """The start of a process of this boot that is not alive."""
+    return lease_module._start_of(os.getpid()).rpartition(":")[0] + ":1"
+
+
 def holder_of(folder):
     return Holder(**json.loads((folder / "lease").read_text()))
 
@@ -54,9 +59,21 @@ def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path):
 
 
 def test_a_process_that_merely_got_the_same_id_does_not_count_as_the_holder(tmp_path):
-    write_lease(tmp_path, start="another boot:12345")
+    write_lease(tmp_path, start=dead_start())
     with Lease(tmp_path) as lease:
         assert lease.claim.still_ours()
+
+
+@pytest.mark.parametrize(("age", "taken"), [(STALE_SECONDS - 10, False), (STALE_SECONDS + 10, True)])
+def test_another_machine_of_the_same_name_is_another_host(tmp_path, age, taken):
+    write_lease(tmp_path, start="another boot:1")
+    os.utime(tmp_path / "lease", (time.time() - age,) * 2)
+    if taken:
+        with Lease(tmp_path) as lease:
+            assert lease.claim.still_ours()
+    else:
+        with pytest.raises(GvitError, match=f"on host {socket.gethostname()}"):
+            Lease(tmp_path).acquire()
 
 
 def test_a_zombie_holds_nothing(tmp_path):
@@ -120,7 +137,7 @@ def test_a_live_holder_keeps_its_lease_fresh(tmp_path, monkeypatch):
 
 
 def test_of_many_that_rush_for_a_dead_lease_one_gets_it(tmp_path):
-    write_lease(tmp_path, start="dead")
+    write_lease(tmp_path, start=dead_start())
     start = threading.Barrier(16)
     won, lost = [], []
 
