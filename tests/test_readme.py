@@ -95,7 +95,7 @@ def encoded(tmp_path_factory):
     assert done.returncode == 1, done.stderr
     save_photo(folder / BROKEN, 99)
     make_photos(folder)
-    done = run(["gvit", "encode", "photos", "out/shards", *"--size 32 --num-gaussians 16".split()], folder)
+    done = run(["gvit", "encode", "photos", "out/shards", *["--size", "32", "--num-gaussians", "16"]], folder)
     assert done.returncode == 0, done.stderr
     return folder
 
