@@ -22,9 +22,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,6 @@ from gvit.pipeline.config import EncodeConfig
 from gvit.pipeline.encode import encode
 from gvit.pipeline.fit_config import FitConfig
 from gvit.schemas import GvitError
-from gvit.schemas.gaussians import min_scale
 from gvit.train.commands import read_config
 from gvit.train.mix import MixConfig
 from gvit.train.ranks import Ranks, pick_device
@@ -49,6 +48,7 @@ from gvit.train.split import open_training_data
 
 if TYPE_CHECKING:
     from gvit.train.config import TrainConfig
+    from gvit.train.guidance import DirectGuide
 
 __all__ = ["Outcome", "compare", "run_one"]
 
@@ -97,7 +97,8 @@ def run_one(name: str, config: TrainConfig, images: Path, setting: str) -> Outco
         sources = open_sources(data.train.manifest, images=guidance.images, masks=guidance.masks)
         trainer = build_trainer(config, data, ranks, sources)
         if name.startswith(_JITTER):
-            trainer.guide = JitterGuide(guidance, min_scale(data.train.manifest.size))
+            guide = cast("DirectGuide", trainer.guide)
+            trainer.guide = JitterGuide(**{part.name: getattr(guide, part.name) for part in fields(guide)})
     began, moved = time.perf_counter(), None
     while not trainer.finished:
         trainer.train_epoch(lambda: None)
@@ -124,8 +125,8 @@ def config_of(name: str, seed: int, shards: Path, out: Path, given: argparse.Nam
     assignments = [*given.set, f"seed={seed}", *(f"guidance.{field}" for field in fields)]
     if given.epochs is not None:
         assignments.append(f"epochs={given.epochs}")
-    if mode not in (_PATCHES, _JITTER):
-        assignments.append(f"guidance.mode={mode}")
+    if mode != _PATCHES:
+        assignments.append(f"guidance.mode={'direct' if mode == _JITTER else mode}")
     data: dict[str, Any] = {"shards": str(shards)}
     if given.held_out is not None:
         data["val_fraction"] = given.held_out

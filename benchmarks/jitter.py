@@ -7,34 +7,25 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gvit.train.guidance import Guided, NoGuide
-from gvit.train.motion import move
+from gvit.train.guidance import DirectGuide, Guided
 
 if TYPE_CHECKING:
-    from gvit.train.guidance_config import GuidanceConfig
     from gvit.train.loader import Batch
 
 __all__ = ["JitterGuide"]
 
 
-@dataclass(frozen=True, slots=True)
-class JitterGuide(NoGuide):
-    """Moves a share of the training sets at random, anew each time that they are seen.
+@dataclass(frozen=True, kw_only=True)
+class JitterGuide(DirectGuide):
+    """Moves the sets that "direct" would move, within the same bounds, but at random and anew each time.
 
-    Attributes:
-        config: ``gamma`` is the standard deviation of a move in parts of its bounds; ``fraction`` and
-            ``reach`` mean what they do in "direct".
-        min_scale: Least standard deviation of a Gaussian, canvas units.
+    ``gamma`` is the standard deviation of a move in parts of its bounds.
     """
-
-    config: GuidanceConfig
-    min_scale: float
 
     def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:
         """Move some of the sets; torch is seeded by the step."""
-        del epoch
-        stored = batch.gaussians
-        chosen = torch.rand(len(batch), 1, 1, device=stored.device) < self.config.fraction
-        moves = (torch.randn_like(stored) * gamma).clamp(-1.0, 1.0) * chosen
-        moved = move(stored, moves, reach=self.config.reach, min_scale=self.min_scale)
-        return Guided(replace(batch, gaussians=moved))
+        samples, rows = self.choose(batch, epoch)
+        stored = batch.gaussians[rows]
+        moved = self.moved(stored, (torch.randn_like(stored) * gamma).clamp(-1.0, 1.0))
+        self.measure(samples, stored, moved, self.reconstruction.goal(stored, samples))
+        return Guided(replace(batch, gaussians=batch.gaussians.index_put((rows,), moved)))

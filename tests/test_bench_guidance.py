@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -8,15 +9,19 @@ import torch
 from gvit.benchmarks import guidance
 from gvit.benchmarks.guidance import Outcome, compare
 from gvit.benchmarks.jitter import JitterGuide
+from gvit.train.config import DataConfig, RunConfig, TrainConfig
 from gvit.train.guidance_config import GuidanceConfig
-from gvit.train.loader import Batch
+from gvit.train.model import ModelConfig
 from gvit.train.motion import MAX_SHIFT
+from gvit.train.ranks import Ranks
+from gvit.train.run import build_trainer
+from gvit.train.split import open_training_data
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fake_sets import make_sets
+from fake_sets import write_dataset
 from small_dataset import save_images
 
-RUNS = ("none", "direct gamma=-0.5", "jitter gamma=0.5", "patches")
+RUNS = ("none", "direct gamma=-0.5", "jitter gamma=0.1", "patches")
 
 
 def outcome(name, seed, right):
@@ -59,13 +64,22 @@ def test_a_finished_run_is_in_the_log_and_not_run_again(tmp_path, monkeypatch, c
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == first
 
 
-def test_jitter_moves_some_of_the_sets_within_the_bounds_of_direct():
-    stored = torch.from_numpy(make_sets(64, 0, 8)[0])
-    config = GuidanceConfig(gamma=1.0, fraction=0.5, reach=2.0)
-    batch = Batch(stored, *[torch.arange(64)] * 2, torch.ones(64), torch.arange(64))
-    torch.manual_seed(0)
-    moved = JitterGuide(config, 0.01).guide(batch, epoch=0, gamma=1.0).batch.gaussians
-    shares = (moved != stored).flatten(1).any(dim=1)
-    assert 20 < int(shares.sum()) < 44
-    shift = (moved - stored)[..., 0:2].norm(dim=-1)
-    assert (shift <= 2 * MAX_SHIFT * stored[..., 2:4].norm(dim=-1) + 1e-6).all()
+def test_jitter_moves_some_of_the_sets_within_the_bounds_of_direct_and_counts_what_it_costs(tmp_path):
+    write_dataset(tmp_path / "shards", {"train": 64, "val": 8})
+    config = TrainConfig(
+        batch_size=64,
+        data=DataConfig(shards=tmp_path / "shards"),
+        run=RunConfig(out=tmp_path / "run", tensorboard=False),
+        model=ModelConfig(name="vit_tiny_patch16_224", depth=1, width=32, heads=2),
+        guidance=GuidanceConfig(mode="direct", reach=2.0),
+    )
+    data, alone = open_training_data(config.data, 0), Ranks(0, 1, torch.device("cpu"))
+    trainer = build_trainer(config, data, alone)
+    guide = JitterGuide(**{part.name: getattr(trainer.guide, part.name) for part in fields(trainer.guide)})
+    batch = next(iter(trainer._loader.epoch(0)))
+    moved = guide.guide(batch, epoch=0, gamma=1.0).batch.gaussians
+    assert 20 < int((moved != batch.gaussians).flatten(1).any(dim=1).sum()) < 44
+    shift = (moved - batch.gaussians)[..., 0:2].norm(dim=-1)
+    assert (shift <= 2 * MAX_SHIFT * batch.gaussians[..., 2:4].norm(dim=-1) + 1e-6).all()
+    assert guide.report(alone).psnr_loss > 0
+    assert not guide.store.all.any()

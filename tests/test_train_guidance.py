@@ -179,7 +179,7 @@ def test_a_direct_step_is_bounded_touches_only_the_chosen_and_goes_where_the_sig
         assert 0 < int(chosen.sum()) < len(batch)
         assert moves.abs().max() <= 1.0
         trainer.model.eval()
-        after = trainer.guide._moved(batch.gaussians, moves * 0.05)
+        after = trainer.guide.moved(batch.gaussians, moves * 0.05)
         right = torch.nn.functional.cross_entropy
         before_loss = right(trainer.model(batch.gaussians), batch.labels, reduction="none")
         after_loss = right(trainer.model(after), batch.labels, reduction="none")

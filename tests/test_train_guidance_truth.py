@@ -43,7 +43,7 @@ def test_sets_that_show_their_images_better_than_the_stored_ones_are_not_led_bac
     guide = trainer_of(config_of(shards, tmp_path, "direct")).guide
     stored = sets()
     moves = 0.5 * torch.randn(stored.shape, generator=torch.Generator().manual_seed(0)).clamp(-1.0, 1.0)
-    images = render(guide._moved(stored, moves), SIZE, SIZE).clamp(0.0, 1.0)
+    images = render(guide.moved(stored, moves), SIZE, SIZE).clamp(0.0, 1.0)
     guide = replace(guide, reconstruction=showing(images))
     goal = guide.reconstruction.goal(stored, torch.arange(5))
     assert torch.equal(guide._way_back(0.9 * moves, stored, goal), torch.zeros_like(stored))

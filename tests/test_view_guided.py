@@ -144,7 +144,7 @@ def test_a_direct_set_is_the_one_that_training_would_see_next(world):
     sizes = []
     for place, key in enumerate(dataset.split("train").keys):
         stored = torch.from_numpy(dataset.by_key(key).gaussians)[None]
-        expected = guide._moved(stored, guide.store.read(torch.tensor([place]), stored.device))[0]
+        expected = guide.moved(stored, guide.store.read(torch.tensor([place]), stored.device))[0]
         found = find_guided_set(world / "direct", dataset, key)
         assert (found.mode, found.epochs) == ("direct", EPOCHS)
         torch.testing.assert_close(torch.from_numpy(found.gaussians), expected)

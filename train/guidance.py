@@ -190,13 +190,13 @@ class DirectGuide(_CountingGuide):
 
     def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:
         """Show some samples moved, and move them on after the backward pass; partners stay as stored."""
-        samples, chosen = _choose(self.seed, epoch, batch, "guided", self.config.fraction)
+        samples, chosen = self.choose(batch, epoch)
         if not len(chosen):
             return Guided(batch)
         stored = batch.gaussians[chosen]
         before = self.store.read(samples, stored.device)
         seen_moves = before.clone().requires_grad_()
-        seen = self._moved(stored, seen_moves)
+        seen = self.moved(stored, seen_moves)
         self.movement.watch(seen_moves)
         goal = self.reconstruction.goal(stored, samples)
         back = self._way_back(before, stored, goal)
@@ -205,13 +205,17 @@ class DirectGuide(_CountingGuide):
             push = self.config.step * gamma * _bounded(seen_moves.grad)
             moves = (before - push - back).clamp(-1.0, 1.0)
             self.store.write(samples, moves)
-            self._measure(samples, stored, self._moved(stored, moves), goal)
+            self.measure(samples, stored, self.moved(stored, moves), goal)
 
         sets = batch.gaussians.index_put((chosen,), seen)
         return Guided(replace(batch, gaussians=sets), after_backward=step)
 
+    def choose(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the samples int64 ``[k]`` that are moved, on the host, and their rows in the batch."""
+        return _choose(self.seed, epoch, batch, "guided", self.config.fraction)
+
     @torch.no_grad()
-    def _measure(self, samples: Tensor, stored: Tensor, moved: Tensor, goal: Goal) -> None:
+    def measure(self, samples: Tensor, stored: Tensor, moved: Tensor, goal: Goal) -> None:
         """Count what a step led to: what is saved next must not be worse than what was looked at."""
         self.movement.count(samples, stored, moved)
         self.movement.compare(self.reconstruction(moved, goal))
@@ -223,14 +227,15 @@ class DirectGuide(_CountingGuide):
         """
         with torch.enable_grad():
             leaf = moves.clone().requires_grad_()
-            rendered = self.reconstruction(self._moved(stored, leaf), goal)
+            rendered = self.reconstruction(self.moved(stored, leaf), goal)
             (slope,) = torch.autograd.grad(rendered.loss.sum(), leaf)
         cost = (rendered.loss.detach() - rendered.stored_loss).clamp_min(0.0)
         slope = torch.nan_to_num(slope, posinf=0.0, neginf=0.0)
         back = slope * (cost / _squares(slope).clamp_min(_TINY))[:, None, None]
         return back * (_squares(moves) / _squares(back).clamp_min(_TINY)).sqrt().clamp_max(1.0)[:, None, None]
 
-    def _moved(self, stored: Tensor, moves: Tensor) -> Tensor:
+    def moved(self, stored: Tensor, moves: Tensor) -> Tensor:
+        """Return stored sets ``[b, N, 9]`` with their Gaussians moved."""
         return move(stored, moves, reach=self.config.reach, min_scale=self.min_scale)
 
     def state(self, ranks: Ranks) -> dict[str, Any]:
