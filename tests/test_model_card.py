@@ -18,6 +18,8 @@ from gvit.cards import card_command
 from gvit.cli import app
 from gvit.pipeline.fit_config import FIT_VERSION
 from gvit.schemas import GvitError
+from gvit.train import model_card
+from gvit.train.checkpoint import WEIGHTS_NAME
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_sets import CLASSES, write_dataset
@@ -182,3 +184,26 @@ def test_what_cannot_be_a_model_is_refused_in_a_sentence(run, shards, tmp_path):
     (tmp_path / "broken" / "config.json").write_text("{}")
     with pytest.raises(GvitError, match="is of another version"):
         card_command(tmp_path / "broken")
+
+
+def test_a_killed_attempt_is_finished_by_the_next_and_keeps_no_picture_of_another_model(
+    run, tmp_path, monkeypatch
+):
+    out = tmp_path / "model"
+    plain = model_card.atomic_write
+
+    def die_amid(path, data):
+        if path.name == WEIGHTS_NAME:
+            raise KeyboardInterrupt
+        plain(path, data)
+
+    monkeypatch.setattr(model_card, "atomic_write", die_amid)
+    with pytest.raises(KeyboardInterrupt):
+        model_card.write_model(run, out, model_card.ModelAbout())
+    monkeypatch.undo()
+    (out / "confusion.png").write_bytes(b"of another run")
+    (run / "confusion.png").unlink()
+    gvit("card", run, "-o", out)
+    assert (out / WEIGHTS_NAME).exists()
+    assert not (out / "confusion.png").exists()
+    assert "confusion.png" not in (out / "README.md").read_text()

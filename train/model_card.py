@@ -10,7 +10,6 @@ MODEL/
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,16 +90,25 @@ def write_model(path: Path, out: Path | None, about: ModelAbout, *, keep: bool =
     config = model_config(checkpoint, _class_names(path))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        atomic_write(out / WEIGHTS_NAME, dump_weights(checkpoint.weights))
+        # first what says that this is a model: where a kill leaves no more, the next attempt may write here
         atomic_write(out / CONFIG_NAME, (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode())
-        if (path / CONFUSION_NAME).exists() and path != out:
-            shutil.copyfile(path / CONFUSION_NAME, out / CONFUSION_NAME)
+        atomic_write(out / WEIGHTS_NAME, dump_weights(checkpoint.weights))
+        if path != out:
+            _copy_or_forget(path / CONFUSION_NAME, out / CONFUSION_NAME)
         if not (keep and card.exists()):
             drawn = (out / CONFUSION_NAME).exists()
             atomic_write(card, model_card(config, _weights(checkpoint), known, drawn=drawn).encode())
     except OSError as error:
         raise GvitError(f"{out} cannot be written ({error.strerror}): choose another folder") from error
     return card
+
+
+def _copy_or_forget(picture: Path, out: Path) -> None:
+    """Copy a picture; where there is none, that of another model must not stay."""
+    if picture.exists():
+        atomic_write(out, picture.read_bytes())
+    else:
+        out.unlink(missing_ok=True)
 
 
 def model_config(checkpoint: Checkpoint, class_names: Mapping[str, str]) -> dict[str, Any]:
