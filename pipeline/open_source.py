@@ -36,12 +36,10 @@ def open_source(root: Path, labels: Path | None = None) -> Source:
     else:
         folder, names = root, _shared_files(root)
     kinds = {suffix: sorted(name for name in names if _suffix(name) == suffix) for suffix in (_TAR, _PARQUET)}
+    compressed = [name for name in names if name.lower().endswith(_COMPRESSED)]
+    if compressed and not kinds[_PARQUET]:
+        raise GvitError(f"{folder / compressed[0]} is compressed; unpack it to .tar first, as with gunzip")
     if not any(kinds.values()):
-        compressed = [name for name in names if name.lower().endswith(_COMPRESSED)]
-        if compressed:
-            raise GvitError(
-                f"{folder / compressed[0]} is compressed; unpack it to .tar first, as with gunzip"
-            )
         return FolderSource(root, labels)
     if all(kinds.values()):
         raise GvitError(f"{root} holds .tar and .parquet files; give a folder with one kind of them")

@@ -267,6 +267,7 @@ def test_sparse_members_are_refused(tar):
         (["a.tar", "b.parquet"], r"holds \.tar and \.parquet files"),
         (["a.tar.gz"], "is compressed; unpack it"),
         (["a.tgz", "b.txt"], "is compressed; unpack it"),
+        (["a.tar", "b.tar.gz"], r"b\.tar\.gz is compressed; unpack it"),
         (["a.txt"], "holds no image"),
     ],
 )
