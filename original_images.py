@@ -61,7 +61,9 @@ def _pixel_finder(images: Path, manifest: Manifest) -> FindPixels:
 
 
 def _mask_finder(masks: Path, manifest: Manifest) -> FindMask:
-    from .pipeline.decode import DecodeError, decode_image, read_image
+    import os
+
+    from .pipeline.decode import DecodeError, decode_mask, read_image
     from .schemas.errors import GvitError
 
     if not masks.is_dir():
@@ -70,12 +72,17 @@ def _mask_finder(masks: Path, manifest: Manifest) -> FindMask:
     def find(row: Row) -> npt.NDArray[np.uint8] | None:
         inside = PurePosixPath(row.source).with_suffix(".png")
         path = masks / inside
-        if inside.is_absolute() or ".." in inside.parts or not path.exists():
+        if inside.is_absolute() or ".." in inside.parts or not os.path.lexists(path):
             return None
         try:
-            decoded = decode_image(read_image(path), manifest.size, cast("Crop", manifest.fit.crop))
+            decoded = decode_mask(read_image(path), manifest.size, cast("Crop", manifest.fit.crop))
         except DecodeError as error:
             raise GvitError(f"the mask {path} cannot be used: {error}") from error
-        return decoded.pixels[..., 1]
+        if row.width and row.height and abs(decoded.width - row.width * decoded.height / row.height) > 1.0:
+            raise GvitError(
+                f"the mask {path} has {decoded.width} x {decoded.height} pixels and its image "
+                f"{row.width} x {row.height}, another shape: turn masks as their images are shown"
+            )
+        return decoded.pixels[..., 0]
 
     return find

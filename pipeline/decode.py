@@ -10,8 +10,9 @@ import hashlib
 import io
 import os
 import stat
+import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -27,11 +28,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["MAX_PIXELS", "Crop", "DecodeError", "Decoded", "decode_image", "open_image", "read_image"]
+__all__ = [
+    "MAX_PIXELS",
+    "Crop",
+    "DecodeError",
+    "Decoded",
+    "decode_image",
+    "decode_mask",
+    "open_image",
+    "read_image",
+]
 
 Crop = Literal["none", "center"]
 
 MAX_PIXELS = 2**28
+_WHITE = 128  # at least, after resizing, on the object of a mask
 """An image whose header declares more pixels is refused before any of them is decoded."""
 
 # Named, so that nothing else that Pillow knows (PostScript runs a program) is tried on a stranger's file.
@@ -133,18 +144,62 @@ def decode_image(data: bytes, size: int, crop: Crop = "none") -> Decoded:
     return Decoded(pixels, width, height, hashlib.sha256(data).hexdigest())
 
 
+def decode_mask(data: bytes, size: int, crop: Crop = "none") -> Decoded:
+    """Decode a mask, registered with the image that `decode_image` makes of the image it belongs to.
+
+    Args:
+        data: The file's bytes: a PNG of one channel, white inside and black outside; gray is part of both.
+        size: As for the image.
+        crop: As for the image.
+
+    Raises:
+        DecodeError: It is no such PNG.
+    """
+    with _fixed_reasons(), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        mode, transparent = image.mode, image.has_transparency_data
+    decoded = decode_image(data, size, crop)
+    if mode not in ("1", "L", "I;16") or transparent or 0 < int(decoded.pixels.max()) < _WHITE:
+        raise DecodeError("it is no PNG of one channel with 255 on the object and 0 elsewhere")
+    return decoded
+
+
 def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+class _PillowSettings:
+    """Pillow's limit and warnings as decoding wants them while any thread decodes: they are the process's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._before = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._threads += 1
+            if self._threads == 1:
+                self._before.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+                self._before.enter_context(warnings.catch_warnings())
+                Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if self._threads == 0:
+                self._before.close()
+
+
+_pillow_settings = _PillowSettings()
 
 
 @contextmanager
 def _fixed_reasons() -> Generator[None]:
     """Give what decoders raise on bad bytes a fixed reason, and let Pillow refuse at our number of pixels."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _pillow_settings:
             yield
     except (DecodeError, MemoryError):
         raise
@@ -156,8 +211,6 @@ def _fixed_reasons() -> Generator[None]:
         Exception
     ) as error:  # on damaged bytes decoders raise nearly anything: OSError, SyntaxError, KeyError
         raise DecodeError("the image is truncated or damaged") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

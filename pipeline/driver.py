@@ -240,7 +240,7 @@ class Driver:
             raise GvitError(greeting.problem)
         destination = self._spec.destination
         deadline = time.monotonic() + _VISIBLE_SECONDS
-        while (state := read_state(destination, hand.name)) is None or state.pid != greeting.pid:
+        while (state := self._shown_by(hand)) is None or state.pid != greeting.pid:
             if time.monotonic() > deadline:
                 raise GvitError(
                     f"what {greeting.host} writes to {place_name(destination)} does not appear here; "
@@ -321,7 +321,7 @@ class Driver:
         if as_url(self._spec.destination) is not None:
             self._next_look = now + URL_SECONDS
         for hand in list(self._hands):
-            state = self._shown_by(hand)
+            state = self._shown_by(hand) if hand.ready else None
             if state is not None and state != hand.state:
                 hand.state, hand.changed = state, now
                 if hand.tasks and state.doing == "encoding" and state.shard == hand.tasks[0][1].shard.name:
@@ -337,10 +337,14 @@ class Driver:
             )
 
     def _shown_by(self, hand: _Hand) -> WorkerState | None:
-        """What a worker shows of itself, None where the place cannot be read just now either."""
+        """What a worker shows of itself; None where it shows nothing, or the place cannot be read just now.
+
+        A worker is not taken for hung because of the latter.
+        """
         try:
-            return read_state(self._spec.destination, hand.name) if hand.ready else None
+            return read_state(self._spec.destination, hand.name)
         except GvitError:
+            hand.changed = time.monotonic()
             return None
 
     def _keep(self, shard: ShardPlan, images: int) -> None:

@@ -1,8 +1,8 @@
 """The lease: at most one live run writes into a dataset.
 
 `DST/.gvit/lease` names its holder by host, process id and the start of that process. On the holder's own
-machine a dead process is recognised for certain and its lease is taken over at once; from another machine
-only the age of the last heartbeat tells.
+machine a dead process is recognised for certain and its lease is taken over at once; from another machine,
+another container or after a restart only the age of the last heartbeat tells.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ STALE_SECONDS = 120.0
 """How old the last heartbeat of a holder on another host must be before its lease may be taken over."""
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_PROCESSES = Path("/proc/self/ns/pid")
 _START_TICKS = 19  # index of `starttime` in /proc/PID/stat, counted after the parenthesised command
 
 
@@ -184,9 +185,10 @@ def _alive(path: Path, holder: Holder, now: float) -> bool:
 
 
 def lives_here(holder: Holder) -> bool | None:
-    """Tell whether a holder is alive, None where it is on another host, or one of our name booted it.
+    """Tell whether a holder is alive, None where only its heartbeat can say.
 
-    Cloned machines share a name, and a pod keeps its own when it moves.
+    That is on another host, and under our own name in another boot or another container: cloned machines
+    share a name, as do containers on the host's network, and a pod keeps its own when it moves.
     """
     if holder.host != socket.gethostname() or _boot_of(holder.start) != _boot_of(this_process().start):
         return None
@@ -235,9 +237,14 @@ def _start_of(pid: int) -> str | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         fields = stat.rpartition(")")[2].split()
-        return None if fields[0] == "Z" else f"{_BOOT_ID.read_text().strip()}:{fields[_START_TICKS]}"
+        return None if fields[0] == "Z" else f"{_this_boot()}:{fields[_START_TICKS]}"
     except OSError:
         return None if Path("/proc/self/stat").exists() else _start_by_ps(pid)
+
+
+def _this_boot() -> str:
+    """Name the boot of this machine and the container: process ids mean something only there."""
+    return f"{_BOOT_ID.read_text().strip()} {_PROCESSES.readlink()}"
 
 
 def _start_by_ps(pid: int) -> str | None:

@@ -97,7 +97,7 @@ class RemoteWorker:
         if problem is None:
             spec = self._order.spec
             self._encoder = ShardEncoder(spec, self._order.fitter_factory)
-            self._show(doing="waiting")
+            self._mention(doing="waiting")
             print(f"{_now()} {self._order.name} on {self._state.host}: ready, {spec.threads} threads")
         return Greeting(self._state.host, self._state.pid, problem)
 

@@ -48,6 +48,10 @@ def test_a_finished_run_is_in_the_log_and_not_run_again(tmp_path, monkeypatch, c
     words = f"{tmp_path / 'images'} --num-gaussians 16 --size 32 --preset fast --epochs 1 --seeds 1 --json"
     places = ["--shards", str(tmp_path / "shards"), "--log", str(log), "--set", "model.depth=1"]
     monkeypatch.setattr(sys, "argv", ["guidance", *words.split(), *places, *runs])
+    jittered, plain = [], JitterGuide.guide
+    monkeypatch.setattr(
+        JitterGuide, "guide", lambda self, *a, **k: jittered.append(self.config.gamma) or plain(self, *a, **k)
+    )
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -59,6 +63,7 @@ def test_a_finished_run_is_in_the_log_and_not_run_again(tmp_path, monkeypatch, c
         torch.set_num_threads(before)
     assert [found["name"] for found in first] == list(RUNS)
     assert all(len(found["top1"]) == 1 for found in first)
+    assert set(jittered) == {0.1}
     assert len(written.splitlines()) == len(RUNS)
     assert log.read_text() == written
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == first

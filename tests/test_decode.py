@@ -345,3 +345,15 @@ def test_an_error_of_the_system_has_a_fixed_reason(tmp_path, monkeypatch, code, 
     with pytest.raises(DecodeError) as caught:
         read_image(Path("a.jpg"))
     assert str(caught.value) == f"the file cannot be read: {reason}"
+
+
+def test_decoding_on_many_threads_leaves_pillow_and_the_warnings_as_they_were():
+    import warnings
+    from concurrent.futures import ThreadPoolExecutor
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    before = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: decode_image(buffer.getvalue(), 4), range(400)))
+    assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before

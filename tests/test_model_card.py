@@ -201,6 +201,8 @@ def test_a_killed_attempt_is_finished_by_the_next_and_keeps_no_picture_of_anothe
     with pytest.raises(KeyboardInterrupt):
         model_card.write_model(run, out, model_card.ModelAbout())
     monkeypatch.undo()
+    assert not (out / WEIGHTS_NAME).exists()
+    (out / ".model.safetensors.1234.tmp").write_bytes(b"half")
     (out / "confusion.png").write_bytes(b"of another run")
     (run / "confusion.png").unlink()
     gvit("card", run, "-o", out)

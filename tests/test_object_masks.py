@@ -51,16 +51,34 @@ def integrated(fields, mask):
     return (density * mask[0].numpy()).sum(), density.sum()
 
 
+def above_the_diagonal():
+    rows = torch.linspace(-1, 1, SIDE)
+    return (rows[None, :] > rows[:, None]).float()[None]
+
+
 @pytest.mark.parametrize(("x", "expected"), [(-0.5, 1.0), (0.5, 0.0), (0.0, 0.5)])
 def test_a_gaussian_lies_inside_outside_or_on_the_border(x, expected):
     sets = torch.tensor([[gaussian(x, 0.1, 0.05, 0.02, 0.4)]])
     assert coverage_inside(sets, left_half()).item() == pytest.approx(expected, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("y", "theta", "expected"),
+    [
+        (-0.15, math.pi / 4, 1.0),  # along the edge, on the object
+        (0.15, math.pi / 4, 0.0),  # along the edge, beside it
+        (-0.15, -math.pi / 4, 5 / 6),  # across the edge: one of the five points lies beyond it
+    ],
+)
+def test_up_is_up_and_an_angle_turns_as_it_does_in_the_renderer(y, theta, expected):
+    sets = torch.tensor([[gaussian(0.0, y, 0.2, 0.01, theta)]])
+    assert coverage_inside(sets, above_the_diagonal()).item() == pytest.approx(expected, abs=0.01)
+
+
 def test_the_share_is_that_of_the_integrals_over_the_pixels():
     rows = torch.linspace(-1, 1, SIDE)
-    ramp = (0.5 + 0.4 * rows[None, None, :] * torch.cos(rows[None, :, None])).expand(1, SIDE, SIDE)
-    fields = [gaussian(-0.3, 0.2, 0.2, 0.1, 0.5, 0.8), gaussian(0.4, -0.3, 0.25, 0.05, -1.0, 0.3)]
+    ramp = 0.5 + 0.45 * (2 * rows[None, None, :] * rows[None, :, None] + 0.3 * rows[None, :, None]).sin()
+    fields = [gaussian(-0.3, 0.2, 0.25, 0.05, 0.8, 0.8), gaussian(0.3, -0.3, 0.2, 0.05, -0.7, 0.3)]
     parts = [integrated(one, ramp) for one in fields]
     expected = sum(inside for inside, _ in parts) / sum(whole for _, whole in parts)
     assert coverage_inside(torch.tensor([fields]), ramp).item() == pytest.approx(expected, abs=0.01)
@@ -77,14 +95,14 @@ def test_what_lies_beside_the_canvas_does_not_count():
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory):
-    """Images of which the first of each class has a mask: its left half."""
+    """Images of which the first of each class has a mask: its top left quarter."""
     root = tmp_path_factory.mktemp("masks")
     save_images(root / "images", per_class=6)
     encode_for_real(root / "images", root / "shards")
     for image in sorted((root / "images").glob("train/*/0.png")):
         with Image.open(image) as opened:
             mask = np.zeros(opened.size[::-1], np.uint8)
-        mask[:, : mask.shape[1] // 2] = 255
+        mask[: mask.shape[0] // 2, : mask.shape[1] // 2] = 255
         path = root / "masks" / image.relative_to(root / "images")
         path.parent.mkdir(parents=True)
         Image.fromarray(mask).save(path)
@@ -100,8 +118,10 @@ def test_the_report_is_the_mean_over_the_sets_that_have_a_mask(encoded):
     stored = torch.from_numpy(dataset.gaussians(slice(None)))
     there = masks(samples, CPU).flatten(1).any(dim=1)
     assert 0 < there.sum() < len(dataset)
+    assert not masks(samples, CPU)[:, size // 2 + 2 :].any()
+    assert not masks(samples, CPU)[:, :, size // 2 + 2 :].any()
     guided = stored.clone()
-    guided[..., 0] = -0.5
+    guided[..., 0:2] = -0.5
     movement = Movement(size, CPU, masks)
     movement.count(samples, stored, guided)
     counted, inside, stored_inside = movement._sums[6:9].tolist()
@@ -132,8 +152,21 @@ def test_a_run_reports_what_part_of_the_coverage_lies_on_the_object(encoded, tmp
     line = guidance_line(tmp_path / "run")
     assert 0.0 < line["stored_inside"] < 1.0
     assert line["inside"] == pytest.approx(line["stored_inside"], abs=0.1)
+    assert line["masked"] > 0
     train(config_of(encoded, tmp_path / "without", None), console=SILENT)
     assert guidance_line(tmp_path / "without")["inside"] is None
+
+
+def repaint(masks, change):
+    path = next(masks.rglob("*.png"))
+    with Image.open(path) as mask:
+        changed = change(mask)
+    changed.save(path)
+
+
+def dangle(path):
+    path.unlink()
+    path.symlink_to("nowhere")
 
 
 @pytest.mark.parametrize(
@@ -145,6 +178,11 @@ def test_a_run_reports_what_part_of_the_coverage_lies_on_the_object(encoded, tmp
             "no image of the dataset has a mask",
         ),
         (lambda masks: next(masks.rglob("*.png")).write_bytes(b"not a png"), "mask .* cannot be used"),
+        (lambda masks: repaint(masks, lambda mask: mask.point(lambda v: v // 255)), "255 on the object"),
+        (lambda masks: repaint(masks, lambda mask: mask.convert("RGB")), "of one channel"),
+        (lambda masks: repaint(masks, lambda mask: mask.convert("LA")), "of one channel"),
+        (lambda masks: repaint(masks, lambda mask: mask.resize((30, 70))), "30 x 70 pixels .* another shape"),
+        (lambda masks: dangle(next(masks.rglob("*.png"))), "mask .* cannot be used"),
     ],
 )
 def test_masks_that_are_none_are_refused(encoded, tmp_path, spoil, sentence):

@@ -74,7 +74,7 @@ def make_photos(folder):
         if number % 3:
             mask = folder / f"masks/train/{name}.png"
             mask.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(mask)
+            Image.fromarray(np.eye(60, 80, dtype=np.uint8) * 255).save(mask)
 
 
 def run(command, folder):

@@ -90,6 +90,16 @@ def test_a_finished_run_that_wrote_its_tuned_sets_can_be_started_again(encoded, 
     assert (tuned / "dataset.json").read_bytes() == before
 
 
+def test_another_finished_run_does_not_take_them_for_its_own(encoded, tuned, tmp_path):
+    config = config_of(
+        encoded / "shards", tmp_path / "run", epochs=1, guidance=guidance_of(encoded, reach=2.0)
+    )
+    train(config, console=SILENT, open_sources=open_sources)
+    again = replace(config, guidance=replace(config.guidance, write_tuned=tuned))
+    with pytest.raises(GvitError, match=r"tuned is there already"):
+        train(again, console=SILENT, open_sources=open_sources)
+
+
 def test_a_run_goes_on_where_the_images_have_moved_to(encoded, tmp_path):
     shutil.copytree(encoded / "images", tmp_path / "moved")
     for images in (encoded / "images", tmp_path / "moved"):

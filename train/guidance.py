@@ -271,7 +271,10 @@ def _choose(seed: int, epoch: int, batch: Batch, stream: str, share: float) -> t
     """
     samples = batch.host_indices
     rows = (uniform(seed, epoch, samples, f"guidance/{stream}").squeeze(1) < share).nonzero().squeeze(1)
-    return samples[rows], rows.to(batch.gaussians.device)
+    device = batch.gaussians.device
+    if device.type == "cuda":  # from pageable memory the copy would wait after all
+        return samples[rows], rows.pin_memory().to(device, non_blocking=True)
+    return samples[rows], rows
 
 
 def _bounded(gradient: Tensor | None) -> Tensor:

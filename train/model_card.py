@@ -90,12 +90,14 @@ def write_model(path: Path, out: Path | None, about: ModelAbout, *, keep: bool =
     config = model_config(checkpoint, _class_names(path))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        # first what says that this is a model: where a kill leaves no more, the next attempt may write here
+        # A kill must leave what the next attempt may overwrite, and never the weights of another model.
+        if path != out:
+            (out / WEIGHTS_NAME).unlink(missing_ok=True)
         atomic_write(out / CONFIG_NAME, (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode())
         atomic_write(out / WEIGHTS_NAME, dump_weights(checkpoint.weights))
-        if path != out:
-            _copy_or_forget(path / CONFUSION_NAME, out / CONFUSION_NAME)
         if not (keep and card.exists()):
+            if path != out:
+                _copy_or_forget(path / CONFUSION_NAME, out / CONFUSION_NAME)
             drawn = (out / CONFUSION_NAME).exists()
             atomic_write(card, model_card(config, _weights(checkpoint), known, drawn=drawn).encode())
     except OSError as error:
@@ -131,7 +133,8 @@ def model_config(checkpoint: Checkpoint, class_names: Mapping[str, str]) -> dict
 def _check_free(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise GvitError(f"{out} is a file: choose a folder with -o")
-    if out.exists() and any(out.iterdir()) and not _is_model(out):
+    others = [] if not out.exists() else [entry for entry in out.iterdir() if entry.suffix != ".tmp"]
+    if others and not _is_model(out):
         raise GvitError(f"{out} holds something that is no model of gvit: choose another folder with -o")
 
 

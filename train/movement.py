@@ -37,9 +37,10 @@ class MovementReport:
         shift: Root mean square of how far centres moved, in pixels of the fit.
         growth: Root mean square of the change of the logarithms of the scales.
         gradient: Share of each group of fields in the classifier's gradient on the moves.
-        inside: Share of the coverage that lies on the object, mean over the sets with a mask, see
+        inside: Share of the coverage that lies on the object, mean over the sets whose mask shows one, see
             ``gvit.train.object_masks.coverage_inside``; None where there was none.
         stored_inside: The same of the sets as they are stored.
+        masked: How many sets that were, each as often as it was looked at.
     """
 
     psnr: float | None
@@ -49,6 +50,7 @@ class MovementReport:
     gradient: dict[str, float]
     inside: float | None
     stored_inside: float | None
+    masked: int
 
 
 class Movement:
@@ -112,6 +114,7 @@ class Movement:
             gradient={name: size / whole for name, size in zip(GROUPS, sizes, strict=True)},
             inside=inside / masked if masked else None,
             stored_inside=stored_inside / masked if masked else None,
+            masked=round(masked),
         )
 
     def clear(self) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ..schemas.commit import atomic_write
 from ..schemas.errors import GvitError
+from ..schemas.export import check_unused
 from ..schemas.gaussians import min_scale
 from .checkpoint import Checkpoint, CheckpointFolder
 from .guidance import DirectGuide
@@ -28,7 +29,7 @@ from .source_images import Sources
 from .split import TrainingData, open_training_data
 from .tokens import measure_statistics
 from .trainer import DivergedError, Trainer
-from .tuned import TunedSets, place_of_tuned, tuning_of, write_tuned
+from .tuned import TunedSets, has_written, remember_written, tuning_of, write_tuned
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -75,7 +76,10 @@ def train(
     with joined_ranks(config.run.device) as ranks:
         data = open_training_data(config.data, config.seed)
         last = checkpoint_to_resume(config, data)
-        tuned = place_of_tuned(config, data, last)
+        tuned = config.guidance.write_tuned
+        written = tuned is not None and has_written(config.run.out, tuned)
+        if tuned is not None and not written:
+            check_unused(tuned)
         ranks.wait()  # nobody may write before all have looked
         sources = _open(config, data, open_sources)
         if sources.pixels is not None and ranks.leads:
@@ -85,8 +89,11 @@ def train(
         if last is not None:
             run.go_on(last)
         summary = run.run()
-        if tuned is not None and sources.pixels is not None and ranks.leads:
+        if written and ranks.leads:
+            console.print(f"{tuned} holds the sets of this run already", highlight=False)
+        elif tuned is not None and sources.pixels is not None and ranks.leads:
             _write_tuned(tuned, trainer, data, sources.pixels)
+            remember_written(config.run.out, tuned)
         return summary
 
 
@@ -95,7 +102,9 @@ def _open(config: TrainConfig, data: TrainingData, open_sources: OpenSources | N
     if images is None and masks is None:
         return Sources()
     if open_sources is None:
-        raise GvitError("guidance.images needs open_sources: pass gvit.original_images.open_sources")
+        raise GvitError(
+            "guidance.images and guidance.masks need open_sources: pass gvit.original_images.open_sources"
+        )
     return open_sources(data.train.manifest, images=images, masks=masks)
 
 

@@ -13,10 +13,9 @@ import torch
 from ..render.cpu import render_batch
 from ..render.fidelity import psnr
 from ..schemas.checksums import CARD_NAME
-from ..schemas.commit import commit_shard, write_manifest
-from ..schemas.dataset import open_dataset
+from ..schemas.commit import atomic_write, commit_shard, write_manifest
 from ..schemas.encoding import decode, encode
-from ..schemas.export import appearing, check_unused
+from ..schemas.export import appearing
 from ..schemas.gaussians import canonicalize, min_scale
 from ..schemas.manifest import MANIFEST_NAME, DoneMark, Manifest, Tuning, build_manifest
 from ..schemas.rows import Row, rows_to_table, table_to_rows
@@ -28,18 +27,20 @@ if TYPE_CHECKING:
 
     from ..schemas.dataset import Dataset
     from ..schemas.open_shard import Shard
-    from .checkpoint import Checkpoint
     from .config import TrainConfig
     from .source_images import FindPixels
     from .split import TrainingData
 
-__all__ = ["TunedSets", "place_of_tuned", "tuning_of", "write_tuned"]
+__all__ = ["TunedSets", "has_written", "remember_written", "tuning_of", "write_tuned"]
 
 _CARD = """# Tuned Gaussians
 
 Sets that the gradient of a classifier moved, with the help of their labels: to train on, not to evaluate on.
 `gvit card` writes a full card in place of this one.
 """
+
+_RECORD = "tuned.sha256"
+"""In the folder of a run that wrote its sets: of the manifest of what it wrote."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -65,26 +66,19 @@ class TunedSets:
     threads: int
 
 
-def place_of_tuned(config: TrainConfig, data: TrainingData, last: Checkpoint | None) -> Path | None:
-    """Return where a run is to write its sets; None for nowhere, or where it is finished and wrote them.
+def has_written(run: Path, out: Path) -> bool:
+    """Tell whether a dataset is the one that a run wrote its sets to, as ``remember_written`` noted."""
+    record, manifest = run / _RECORD, out / MANIFEST_NAME
+    return record.exists() and manifest.exists() and record.read_text().strip() == _digest(manifest)
 
-    Args:
-        config: Of the run.
-        data: Of the run.
-        last: Checkpoint that it goes on from.
 
-    Raises:
-        GvitError: Something else is there.
-    """
-    out = config.guidance.write_tuned
-    if out is None:
-        return None
-    finished = last is not None and last.about["epoch"] >= config.epochs
-    there = finished and (out / MANIFEST_NAME).exists()
-    if there and open_dataset(out).manifest.tuning == tuning_of(config, data):
-        return None
-    check_unused(out)
-    return out
+def remember_written(run: Path, out: Path) -> None:
+    """Note in the folder of a run what dataset it wrote."""
+    atomic_write(run / _RECORD, f"{_digest(out / MANIFEST_NAME)}\n".encode())
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def tuning_of(config: TrainConfig, data: TrainingData) -> Tuning:
@@ -94,7 +88,7 @@ def tuning_of(config: TrainConfig, data: TrainingData) -> Tuning:
         gamma=config.guidance.gamma,
         epochs=config.epochs,
         seed=config.seed,
-        source=hashlib.sha256((data.train.path / MANIFEST_NAME).read_bytes()).hexdigest(),
+        source=_digest(data.train.path / MANIFEST_NAME),
     )
 
 
