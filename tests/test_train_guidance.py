@@ -1,4 +1,3 @@
-import io
 import os
 import signal
 import subprocess
@@ -9,33 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from gvit.render.operator import render
 from gvit.schemas import GvitError
 from gvit.schemas.gaussians import MIN_OPACITY
 from gvit.train.augment import AugmentConfig
 from gvit.train.checkpoint import read_checkpoint
-from gvit.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from gvit.train.config import OptimConfig
 from gvit.train.guidance import DirectGuide, RefineGuide
 from gvit.train.guidance_config import GuidanceConfig, gamma_at
 from gvit.train.interruption import Interrupted
 from gvit.train.metrics import read_metrics
 from gvit.train.mix import MixConfig
-from gvit.train.model import ModelConfig
 from gvit.train.motion import MAX_SHIFT, move
-from gvit.train.ranks import Ranks
 from gvit.train.reconstruction import Reconstruction
 from gvit.train.run import build_trainer, train
-from gvit.train.schedule import ScheduleConfig
 from gvit.train.split import open_training_data
 from gvit.train.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).parent))
+import small_runs
 from fake_sets import make_sets, write_dataset
+from small_runs import ALONE, SILENT
 
-ALONE = Ranks(0, 1, torch.device("cpu"))
-SILENT = Console(file=io.StringIO())
 MODES = ("refine", "direct")
 
 
@@ -53,19 +48,8 @@ def shards(tmp_path_factory):
 
 
 def config_of(shards, out, mode="refine", **changes):
-    base = TrainConfig(
-        epochs=3,
-        batch_size=16,
-        data=DataConfig(shards=shards),
-        run=RunConfig(out=out, log_every=1, tensorboard=False),
-        model=ModelConfig(name="vit_tiny_patch16_224", depth=2, width=32, heads=2, drop_path=0.2),
-        schedule=ScheduleConfig(lr=3e-3, warmup_epochs=1),
-        optim=OptimConfig(label_smoothing=0.1, ema=0.9),
-        augment=AugmentConfig(flip=0.5, rotate=10.0, dropout=0.1),
-        mix=MixConfig(mixup=0.5, probability=0.5),
-        guidance=GuidanceConfig(mode=mode, gamma=0.2, gamma_warmup=0.5, max_psnr_loss=50.0),
-    )
-    return replace(base, **changes)
+    guidance = GuidanceConfig(mode=mode, gamma=0.2, gamma_warmup=0.5, max_psnr_loss=50.0)
+    return small_runs.config_of(shards, out, **{"guidance": guidance, **changes})
 
 
 def trainer_of(config):

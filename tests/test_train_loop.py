@@ -16,7 +16,7 @@ from gvit.schemas import GvitError, open_dataset
 from gvit.train import metrics, run
 from gvit.train.augment import AugmentConfig
 from gvit.train.checkpoint import read_checkpoint
-from gvit.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from gvit.train.config import DataConfig, OptimConfig, RunConfig
 from gvit.train.evaluate import evaluate
 from gvit.train.interruption import Interrupted
 from gvit.train.loader import SetLoader
@@ -24,7 +24,6 @@ from gvit.train.metrics import read_metrics
 from gvit.train.mix import MixConfig
 from gvit.train.model import ModelConfig
 from gvit.train.predict import evaluate_checkpoint, load_model
-from gvit.train.ranks import Ranks
 from gvit.train.run import train
 from gvit.train.schedule import ScheduleConfig
 from gvit.train.split import Subset, open_training_data
@@ -32,9 +31,7 @@ from gvit.train.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_sets import CLASSES, write_dataset
-
-ALONE = Ranks(0, 1, torch.device("cpu"))
-SILENT = Console(file=io.StringIO())
+from small_runs import ALONE, SILENT, config_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,22 +45,6 @@ def one_thread():
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("data") / "shards", {"train": 70, "val": 23})
-
-
-def config_of(shards, out, **changes):
-    """Four updates of 16 an epoch, with every source of randomness on."""
-    base = TrainConfig(
-        epochs=3,
-        batch_size=16,
-        data=DataConfig(shards=shards),
-        run=RunConfig(out=out, log_every=1, tensorboard=False),
-        model=ModelConfig(name="vit_tiny_patch16_224", depth=2, width=32, heads=2, drop_path=0.2),
-        schedule=ScheduleConfig(lr=3e-3, warmup_epochs=1),
-        optim=OptimConfig(label_smoothing=0.1, ema=0.9),
-        augment=AugmentConfig(flip=0.5, rotate=10.0, dropout=0.1),
-        mix=MixConfig(mixup=0.5, probability=0.5),
-    )
-    return replace(base, **changes)
 
 
 def curve(out):
