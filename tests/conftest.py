@@ -1,4 +1,4 @@
-"""Tests that take minutes run only when they are asked for."""
+"""What all tests share: those that take minutes run only when they are asked for."""
 
 from __future__ import annotations
 
@@ -15,3 +15,14 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """A thousand tiny torch operations lose their time in waking threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -21,12 +21,7 @@ from fake_sets import write_dataset
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_step_benchmark_names_its_figures_and_divides_them():

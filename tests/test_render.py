@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,15 +70,6 @@ def test_row_zero_is_in_front() -> None:
     back = [0.0, 0.0, 0.5, 0.5, 0.0, 0.0, 0.0, 1.0, 0.9]
     centre = render_reference(torch.tensor([[front, back]]), 5, 5).image[0, :, 2, 2]
     assert centre[0] > 5 * centre[2]
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """A thousand tiny torch operations lose their time in waking threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -33,13 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_sets import CLASSES, write_dataset
 from small_runs import ALONE, SILENT, config_of
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

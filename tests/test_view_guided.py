@@ -39,12 +39,7 @@ LEFT, TOP, GAP, SIDE = 28, 94, 20, 320  # of the panels of a 16 x 16 canvas
 EPOCHS = 3
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config_of(shards, out, mode, **data):
