@@ -21,6 +21,7 @@ from gvit.train.interruption import Interrupted
 from gvit.train.metrics import read_metrics
 from gvit.train.mix import MixConfig
 from gvit.train.motion import MAX_SHIFT, move
+from gvit.train.ranks import Ranks
 from gvit.train.reconstruction import Reconstruction
 from gvit.train.run import build_trainer, train
 from gvit.train.split import open_training_data
@@ -360,3 +361,35 @@ def test_two_ranks_move_the_same_sets_as_one(shards, tmp_path, mode):
         moves = [state["moves"].float() for state in states]
         assert moves[0].abs().max() > 0
         torch.testing.assert_close(*moves, atol=0.02, rtol=0.0)
+
+
+# ---------------------------------------------------------------------- on a GPU
+
+
+def updated(shards, out, mode, ranks):
+    """A trainer after two updates without chance from the device's own generator, and what moved."""
+    config = config_of(shards, out, mode, augment=AugmentConfig())
+    config = replace(
+        config,
+        model=replace(config.model, drop_path=0.0),
+        run=replace(config.run, precision="float32"),
+        guidance=replace(config.guidance, gamma_warmup=0.0, reconstruct=1.0),
+    )
+    trainer = build_trainer(config, open_training_data(config.data, config.seed), ranks)
+    for batch, _ in zip(trainer._loader.epoch(0), range(2), strict=False):
+        trainer.update(batch)
+        trainer.step += 1
+    return trainer, trainer.take_movement()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", MODES)
+def test_a_gpu_guides_alike(shards, tmp_path, mode):
+    here, moved_here = updated(shards, tmp_path / "cpu", mode, ALONE)
+    there, moved_there = updated(shards, tmp_path / "gpu", mode, Ranks(0, 1, torch.device("cuda")))
+    assert moved_there.shift == pytest.approx(moved_here.shift, rel=0.02)
+    assert moved_there.psnr_loss == pytest.approx(moved_here.psnr_loss, abs=0.05)
+    if mode == "direct":
+        apart = (there.guide.store.all.float() - here.guide.store.all.float()).abs()
+        assert apart.mean() < 0.01
