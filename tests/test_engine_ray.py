@@ -174,7 +174,7 @@ def test_images_that_kill_starve_or_hang_their_workers_become_rows(head, tmp_pat
             os.kill(os.getpid(), signal.SIGSEGV)
 
     summary = ray_encode(
-        root, tmp_path / "dst", shard_size=8, workers=2, fitter_factory=Hostile, hang_seconds=1.5
+        root, tmp_path / "dst", shard_size=8, workers=2, fitter_factory=Hostile, hang_seconds=5.0
     )
     assert (summary.images, summary.failed) == (40, 3)
     failures = gvit.open_dataset(tmp_path / "dst").failures.to_pylist()
