@@ -27,7 +27,7 @@ def shards(tmp_path_factory):
 
 
 def showing(images):
-    return Reconstruction(side=SIZE, blurs=False, unit=1e3, perceptual=1.0, images=lambda _: images)
+    return Reconstruction(side=SIZE, blurs=False, unit=1e3, perceptual=1.0, images=lambda _, __: images)
 
 
 def test_the_loss_of_stored_sets_against_images_is_known_with_its_perceptual_part():
