@@ -42,7 +42,7 @@ __all__ = [
 Crop = Literal["none", "center"]
 
 MAX_PIXELS = 2**28
-_WHITE = 128  # at least, after resizing, on the object of a mask
+_WHITE = 128  # at least, somewhere on the object of a mask
 """An image whose header declares more pixels is refused before any of them is decoded."""
 
 # Named, so that nothing else that Pillow knows (PostScript runs a program) is tried on a stranger's file.
@@ -156,11 +156,11 @@ def decode_mask(data: bytes, size: int, crop: Crop = "none") -> Decoded:
         DecodeError: It is no such PNG.
     """
     with _fixed_reasons(), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        mode, transparent = image.mode, image.has_transparency_data
-    decoded = decode_image(data, size, crop)
-    if mode not in ("1", "L", "I;16") or transparent or 0 < int(decoded.pixels.max()) < _WHITE:
+        plain = image.mode in ("1", "L") and not image.has_transparency_data
+        brightest = int(np.asarray(image.convert("L")).max())
+    if not plain or 0 < brightest < _WHITE:
         raise DecodeError("it is no PNG of one channel with 255 on the object and 0 elsewhere")
-    return decoded
+    return decode_image(data, size, crop)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

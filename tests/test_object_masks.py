@@ -20,6 +20,7 @@ from gvit.train.movement import Movement
 from gvit.train.object_masks import ObjectMasks, coverage_inside
 from gvit.train.ranks import Ranks
 from gvit.train.run import train
+from gvit.train.source_images import rows_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_dataset import encode_for_real, save_images
@@ -129,6 +130,20 @@ def test_the_report_is_the_mean_over_the_sets_that_have_a_mask(encoded):
     expected = coverage_inside(stored[there], masks(samples[there], CPU))
     assert stored_inside == pytest.approx(expected.sum().item(), rel=1e-6)
     assert inside > stored_inside
+
+
+def test_an_object_of_a_few_pixels_is_one(encoded, tmp_path):
+    shutil.copytree(encoded / "masks", tmp_path / "masks")
+    for path in (tmp_path / "masks").rglob("*.png"):
+        with Image.open(path) as mask:
+            width, height = mask.size
+        large = np.zeros((10 * height, 10 * width), np.uint8)
+        large[33:36, 55] = 255
+        Image.fromarray(large).save(path)
+    manifest = open_dataset(encoded / "shards").manifest
+    find = open_sources(manifest, images=None, masks=tmp_path / "masks").mask
+    found = [find(row) for row in rows_of(open_dataset(encoded / "shards").split("train"))]
+    assert 0 < max(mask.max() for mask in found if mask is not None) < 128
 
 
 def config_of(encoded, out, masks):
