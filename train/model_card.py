@@ -88,15 +88,16 @@ def write_model(path: Path, out: Path | None, about: ModelAbout, *, keep: bool =
         about.origin,
     )
     config = model_config(checkpoint, _class_names(path))
+    elsewhere = path.resolve() != out.resolve()
     try:
         out.mkdir(parents=True, exist_ok=True)
         # A kill must leave what the next attempt may overwrite, and never the weights of another model.
-        if path != out:
+        if elsewhere:
             (out / WEIGHTS_NAME).unlink(missing_ok=True)
         atomic_write(out / CONFIG_NAME, (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode())
         atomic_write(out / WEIGHTS_NAME, dump_weights(checkpoint.weights))
         if not (keep and card.exists()):
-            if path != out:
+            if elsewhere:
                 _copy_or_forget(path / CONFUSION_NAME, out / CONFUSION_NAME)
             drawn = (out / CONFUSION_NAME).exists()
             atomic_write(card, model_card(config, _weights(checkpoint), known, drawn=drawn).encode())
