@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
 
@@ -61,8 +62,6 @@ def _pixel_finder(images: Path, manifest: Manifest) -> FindPixels:
 
 
 def _mask_finder(masks: Path, manifest: Manifest) -> FindMask:
-    import os
-
     from .pipeline.decode import DecodeError, decode_mask, read_image
     from .schemas.errors import GvitError
 

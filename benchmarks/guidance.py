@@ -121,8 +121,8 @@ def run_one(name: str, config: TrainConfig, images: Path, setting: str) -> Outco
 
 def config_of(name: str, seed: int, shards: Path, out: Path, given: argparse.Namespace) -> TrainConfig:
     """Return the settings of a run: a mode and then guidance settings, each `field=value`."""
-    mode, *fields = shlex.split(name)
-    assignments = [*given.set, f"seed={seed}", *(f"guidance.{field}" for field in fields)]
+    mode, *settings = shlex.split(name)
+    assignments = [*given.set, f"seed={seed}", *(f"guidance.{setting}" for setting in settings)]
     if given.epochs is not None:
         assignments.append(f"epochs={given.epochs}")
     if mode != _PATCHES:

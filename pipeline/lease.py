@@ -244,7 +244,10 @@ def _start_of(pid: int) -> str | None:
 
 def _this_boot() -> str:
     """Name the boot of this machine and the container: process ids mean something only there."""
-    return f"{_BOOT_ID.read_text().strip()} {_PROCESSES.readlink()}"
+    container = ""
+    with contextlib.suppress(OSError):  # a sandbox that shows no namespaces
+        container = str(_PROCESSES.readlink())
+    return f"{_BOOT_ID.read_text().strip()} {container}"
 
 
 def _start_by_ps(pid: int) -> str | None:
