@@ -6,33 +6,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .dataset.reader import Dataset as Dataset
+    from .dataset.reader import open_dataset as open_dataset
+    from .fitting.config import FitConfig as FitConfig
+    from .fitting.fitter import Fitter as Fitter
     from .pipeline.config import EncodeConfig as EncodeConfig
     from .pipeline.encode import encode as encode
-    from .pipeline.fit import Fitter as Fitter
-    from .pipeline.fit_config import FitConfig as FitConfig
-    from .render.cpu import render_numpy as render_numpy
-    from .schemas import FIELDS as FIELDS
-    from .schemas import Dataset as Dataset
-    from .schemas import DatasetError as DatasetError
-    from .schemas import GvitError as GvitError
-    from .schemas import open_dataset as open_dataset
-    from .train.loader import SetLoader as SetLoader
-
-__version__ = "0.1.0"
+    from .rendering.cpu import render_numpy as render_numpy
+    from .schemas.errors import DatasetError as DatasetError
+    from .schemas.errors import GvitError as GvitError
+    from .schemas.gaussians import FIELDS as FIELDS
+    from .schemas.version import __version__ as __version__
+    from .train.data.loader import SetLoader as SetLoader
+    from .train.run.prediction import predict as predict
 
 # Public name -> the module that holds it; imported on first use, so that `import gvit` stays instant.
 _HOMES: dict[str, str] = {
-    "Dataset": "schemas",
-    "DatasetError": "schemas",
+    "Dataset": "dataset.reader",
+    "DatasetError": "schemas.errors",
     "EncodeConfig": "pipeline.config",
-    "FIELDS": "schemas",
-    "FitConfig": "pipeline.fit_config",
-    "Fitter": "pipeline.fit",
-    "GvitError": "schemas",
-    "SetLoader": "train.loader",
+    "FIELDS": "schemas.gaussians",
+    "FitConfig": "fitting.config",
+    "Fitter": "fitting.fitter",
+    "GvitError": "schemas.errors",
+    "SetLoader": "train.data.loader",
+    "__version__": "schemas.version",
     "encode": "pipeline.encode",
-    "open_dataset": "schemas",
-    "render_numpy": "render.cpu",
+    "open_dataset": "dataset.reader",
+    "predict": "train.run.prediction",
+    "render_numpy": "rendering.cpu",
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "__version__",
     "encode",
     "open_dataset",
+    "predict",
     "render_numpy",
 ]
 

@@ -28,9 +28,10 @@ import ray
 from PIL import Image
 from rich.console import Console
 
-from gvit.pipeline.config import EncodeConfig, RunConfig, usable_cores
+from gvit.fitting.config import FitConfig
+from gvit.pipeline.config import EncodeConfig, RunConfig
 from gvit.pipeline.encode import encode
-from gvit.pipeline.fit_config import FitConfig
+from gvit.rendering.cores import usable_cores
 
 from .scenes import photographs
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from gvit.pipeline.fit import Fitter, psnr
-from gvit.pipeline.fit_config import PRESETS, FitConfig
-from gvit.render.cpu import render_batch, usable_cores
+from gvit.fitting.config import PRESETS, FitConfig
+from gvit.fitting.fitter import Fitter, psnr
+from gvit.rendering.cores import usable_cores
+from gvit.rendering.cpu import render_batch
 from gvit.schemas import decode
 
 from .peers import fit_accumulated, fit_plain

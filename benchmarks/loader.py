@@ -31,21 +31,11 @@ import webdataset as wds
 from rich.console import Console
 from rich.table import Table
 
-from gvit.schemas import (
-    BLOCK_ROWS,
-    BlockArrays,
-    Dataset,
-    FitInfo,
-    Row,
-    build_manifest,
-    commit_shard,
-    encode,
-    field_ranges,
-    open_dataset,
-    read_rows,
-    write_manifest,
-)
-from gvit.train.loader import SetLoader
+from gvit.dataset.commit import commit_shard, write_manifest
+from gvit.dataset.open_shard import read_rows
+from gvit.dataset.reader import Dataset, open_dataset
+from gvit.schemas import BLOCK_ROWS, BlockArrays, FitInfo, Row, build_manifest, encode, field_ranges
+from gvit.train.data.loader import SetLoader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence

@@ -13,14 +13,14 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from gvit.pipeline.fit_cpu import fit_image, to_strips
-from gvit.pipeline.optimise import Rates, descend, gather_gradients, place_on_screen
-from gvit.pipeline.relocate import Relocation
-from gvit.pipeline.start import sample_start
-from gvit.render.cpu import render_batch
-from gvit.render.jit import Floats, inlined, kernel
-from gvit.render.lanes import LANES, exp2, fill, fma, load, lower, select_less, store, total, upper
-from gvit.render.strips import SCREEN_FIELDS, Workspace, add_moments, bin_strips, make_workspace, whitened
+from gvit.fitting.cpu import fit_image, to_strips
+from gvit.fitting.optimise import Rates, descend, gather_gradients, place_on_screen
+from gvit.fitting.relocate import Relocation
+from gvit.fitting.start import sample_start
+from gvit.rendering.cpu import render_batch
+from gvit.rendering.jit import Floats, inlined, kernel
+from gvit.rendering.lanes import LANES, exp2, fill, fma, load, lower, select_less, store, total, upper
+from gvit.rendering.strips import SCREEN_FIELDS, Workspace, add_moments, bin_strips, make_workspace, whitened
 
 __all__ = ["fit_accumulated", "fit_plain"]
 

@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gvit.schemas import GvitError
-from gvit.train.evaluate import Evaluation, evaluate
-from gvit.train.geometry import random_crop, small_affine
-from gvit.train.keyed_random import uniform
-from gvit.train.mix import soft_targets
-from gvit.train.trainer import Trainer
+from gvit.train.data.geometry import random_crop, small_affine
+from gvit.train.data.keyed_random import uniform
+from gvit.train.data.mix import soft_targets
+from gvit.train.model.evaluate import Evaluation, evaluate
+from gvit.train.run.trainer import Trainer
 
 if TYPE_CHECKING:
-    from gvit.train.augment import AugmentConfig
     from gvit.train.config import ModelConfig, TrainConfig
-    from gvit.train.geometry import AffineMap
-    from gvit.train.loader import Batch
+    from gvit.train.data.augment import AugmentConfig
+    from gvit.train.data.geometry import AffineMap
+    from gvit.train.data.loader import Batch
+    from gvit.train.data.split import TrainingData
     from gvit.train.ranks import Ranks
-    from gvit.train.split import TrainingData
 
 __all__ = ["PixelTrainer", "PixelViT", "build_pixel_vit", "patch_side", "warp"]
 

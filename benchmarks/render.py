@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from gvit.render.cpu import render_batch
-from gvit.render.operator import render
+from gvit.rendering.cpu import render_batch
+from gvit.rendering.operator import render
 from gvit.schemas import RULE
 
 from .scenes import fitted_sets, photographs

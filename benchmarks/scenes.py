@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gvit.pipeline.decode import decode_image
-from gvit.pipeline.demo import PHOTOS
-from gvit.pipeline.fit import Fitter
-from gvit.pipeline.fit_config import FitConfig
-from gvit.pipeline.sources import FolderSource
+from gvit.commands.demo import PHOTOS
+from gvit.fitting.config import FitConfig
+from gvit.fitting.fitter import Fitter
+from gvit.images.decode import decode_image
+from gvit.images.sources.folder import FolderSource
 from gvit.schemas import GvitError, decode
 
 if TYPE_CHECKING:

@@ -19,28 +19,19 @@ import torch
 from torch import nn
 
 from gvit.benchmarks.pixels import build_pixel_vit
-from gvit.schemas import (
-    BlockArrays,
-    Dataset,
-    FitInfo,
-    Row,
-    build_manifest,
-    canonicalize,
-    commit_shard,
-    encode,
-    open_dataset,
-    read_rows,
-    write_manifest,
-)
-from gvit.train.augment import AugmentConfig
-from gvit.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
-from gvit.train.guidance_config import GuidanceConfig
-from gvit.train.loader import SetLoader
-from gvit.train.model import ModelConfig
+from gvit.dataset.commit import commit_shard, write_manifest
+from gvit.dataset.open_shard import read_rows
+from gvit.dataset.reader import Dataset, open_dataset
+from gvit.schemas import BlockArrays, FitInfo, Row, build_manifest, canonicalize, encode
+from gvit.train.config import OptimConfig, RunConfig, TrainConfig
+from gvit.train.data.augment import AugmentConfig
+from gvit.train.data.loader import SetLoader
+from gvit.train.data.split import DataConfig, TrainingData
+from gvit.train.guidance.config import GuidanceConfig
+from gvit.train.model.classifier import ModelConfig
 from gvit.train.ranks import Ranks, pick_device
-from gvit.train.run import build_trainer
-from gvit.train.split import TrainingData
-from gvit.train.trainer import resolve_precision
+from gvit.train.run.run import build_trainer
+from gvit.train.run.trainer import resolve_precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable

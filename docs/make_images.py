@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
-from gvit.pipeline.decode import decode_image
-from gvit.pipeline.fit import Fitter
-from gvit.pipeline.fit_config import FitConfig
-from gvit.render.cpu import render_numpy
-from gvit.render.ellipses import draw_ellipses
-from gvit.render.lettering import GREY, INK, PAPER, write
-from gvit.render.view import to_pixels
+from gvit.fitting.config import FitConfig
+from gvit.fitting.fitter import Fitter
+from gvit.images.decode import decode_image
+from gvit.pictures.ellipses import draw_ellipses
+from gvit.pictures.lettering import GREY, INK, PAPER, write
+from gvit.pictures.view import to_pixels
+from gvit.rendering.cpu import render_numpy
 from gvit.schemas import decode
 
 if TYPE_CHECKING:

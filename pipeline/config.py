@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from ..dataset.remote.urls import as_url
+from ..fitting.config import FIT_VERSION, FitConfig
+from ..rendering.cores import usable_cores
 from ..schemas.encoding import ENCODINGS, default_encoding
 from ..schemas.errors import GvitError
 from ..schemas.manifest import SCHEMA_VERSION
-from ..schemas.urls import as_url
-from .fit_config import FIT_VERSION, FitConfig
 from .plan import BLOCK_SIZE, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from .decode import Crop
+    from ..images.decode import Crop
 
 __all__ = [
     "CROPS",
@@ -27,7 +27,6 @@ __all__ = [
     "Fingerprint",
     "RunConfig",
     "fingerprint",
-    "usable_cores",
 ]
 
 CROPS: tuple[Crop, ...] = ("none", "center")
@@ -116,7 +115,7 @@ class EncodeConfig:
     Attributes:
         source: The folder of images, or of .tar or .parquet files, or one such file.
         destination: The folder of the dataset; created where it does not exist. Or a path made of a URL as
-            `s3://bucket/name`, which `gvit.schemas.urls.as_url` gives back.
+            `s3://bucket/name`, which `gvit.dataset.remote.urls.as_url` gives back.
         fit: How many Gaussians, at which size, with how much work.
         labels: A file of labels, see `labels.read_labels`, or None.
         class_names: A file that gives names to the classes, see `class_names_file`, or None. No part of the
@@ -175,13 +174,6 @@ def fingerprint(config: EncodeConfig, plan: Plan, classes: Sequence[str]) -> Fin
         "shard_size": max(len(shard.entries) for shard in plan.shards),
         "plan": plan.digest,
     }
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..images.decode import Decoded
+from ..images.decode_pool import MEMORY_LIMIT_BYTES, DecodePool
 from ..schemas.encoding import get_encoding
-from .decode import Decoded
-from .decode_pool import MEMORY_LIMIT_BYTES, DecodePool
 from .encode import Survey, look, make_fitter, resolve_device
 from .plan import BLOCK_SIZE
 

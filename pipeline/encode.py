@@ -12,32 +12,32 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from ..dataset.class_name_lists import class_names_file
+from ..dataset.remote.urls import as_url, place_name
+from ..fitting.device import resolve_device
+from ..images.open import open_source
 from ..schemas.errors import GvitError
-from ..schemas.urls import as_url, place_name
-from .class_names import class_names_file
 from .config import EncodeConfig, Fingerprint, RunConfig, fingerprint
-from .destination import explain
-from .device import resolve_device
-from .engine import run_inline
-from .open_source import open_source
+from .engines.inline import run_inline
+from .place.destination import explain
+from .place.private_files import private_files
+from .place.run_state import RunRecord, RunState, check_same
+from .place.targets import Target, open_target
 from .plan import Plan, ShardPlan, make_plan
-from .private_files import private_files
 from .progress import EventLog, Reporter, Standing, Tally, reporting
 from .retry import forget_failures
-from .run_state import RunRecord, RunState, check_same
 from .snapshot import SnapshotWriter
-from .targets import Target, open_target
 from .worker import FitterFactory, ImageFitter, WorkerSpec, journal_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from ..fitting.config import FitConfig
+    from ..images.sources.folder import Listing, Source
     from ..schemas.manifest import DoneMark
-    from .fit_config import FitConfig
-    from .lease import Claim
-    from .sources import Listing, Source
-    from .worker_state import WorkerState
+    from .engines.worker_state import WorkerState
+    from .place.lease import Claim
 
 __all__ = [
     "EncodeSummary",
@@ -111,7 +111,7 @@ def encode(
     Args:
         config: What to encode, where to, and how.
         console: Where progress goes; None for standard error.
-        fitter_factory: Makes the fitter; None for `gvit.pipeline.fit.Fitter`.
+        fitter_factory: Makes the fitter; None for `gvit.fitting.fitter.Fitter`.
 
     Raises:
         GvitError: The source, the destination or the lease do not allow it, or the destination is full.
@@ -133,7 +133,7 @@ def encode(
 
 def make_fitter(config: FitConfig, encoding: str, threads: int, device: str) -> ImageFitter:
     """Make the fitter of this package."""
-    from .fit import Fitter  # compiles; only now is it sure to be needed
+    from ..fitting.fitter import Fitter  # compiles; only now is it sure to be needed
 
     return Fitter(config, encoding, threads, device)
 
@@ -276,8 +276,8 @@ class _Run:
                 )
 
     def _run_ray(self, todo: Sequence[ShardPlan], report: Reporter) -> None:
-        from .driver import Job
-        from .engine_ray import run_ray  # takes a second, and no inline run needs it
+        from .engines.driver import Job
+        from .engines.ray import run_ray  # takes a second, and no inline run needs it
 
         def crew(states: Sequence[WorkerState]) -> None:
             self._standing.workers = {state.name: state.describe() for state in states}

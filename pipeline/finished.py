@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
+from ..dataset.card import about_before, dataset_card, name_before
+from ..dataset.class_name_lists import class_names_file
+from ..dataset.commit import atomic_write, write_manifest
+from ..dataset.reader import open_shards, read_rows
+from ..fitting.config import FIT_VERSION
 from ..schemas.checksums import CLASS_NAMES_NAME, ZARR_NAME
-from ..schemas.commit import atomic_write, write_manifest
-from ..schemas.dataset import open_shards, read_rows
 from ..schemas.errors import DatasetError
 from ..schemas.files import check_file
 from ..schemas.manifest import (
@@ -23,10 +26,7 @@ from ..schemas.manifest import (
     build_manifest,
     read_done_mark,
 )
-from .card import about_before, dataset_card, name_before
-from .class_names import class_names_file
-from .destination import README
-from .fit_config import FIT_VERSION
+from .place.destination import README
 from .progress import Tally
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from ..schemas.dataset import Dataset
+    from ..dataset.reader import Dataset
     from .config import EncodeConfig
     from .plan import ShardPlan
 
@@ -128,7 +128,7 @@ def _convert(config: EncodeConfig, dataset: Dataset) -> None:
     folder = config.destination / ZARR_NAME
     if config.format != "zarr" and not folder.exists():
         return
-    from ..schemas.zarr_writer import convert_to_zarr, is_current  # takes half a second, and is seldom needed
+    from ..dataset.zarr.writer import convert_to_zarr, is_current  # takes half a second, and is seldom needed
 
     if is_current(dataset, config.destination):
         return

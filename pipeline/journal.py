@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .private_files import PrivateFiles
+    from .place.private_files import PrivateFiles
 
 __all__ = ["BlockResult", "Journal", "Outcome"]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Task, TaskID
 
-    from .private_files import PrivateFiles
+    from .place.private_files import PrivateFiles
 
 __all__ = ["EventLog", "Reporter", "Standing", "Tally", "Watch", "plain_duration", "reporting"]
 

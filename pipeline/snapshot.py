@@ -8,9 +8,9 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from ..dataset.remote.urls import as_url
 from ..schemas.errors import GvitError
-from ..schemas.urls import as_url
-from .private_files import private_files
+from .place.private_files import private_files
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,17 +6,17 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..dataset.remote.remote import open_remote
+from ..dataset.remote.urls import as_url, place_name
 from ..schemas.errors import GvitError
 from ..schemas.json_codec import from_json
 from ..schemas.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, read_manifest
-from ..schemas.remote import open_remote
-from ..schemas.urls import as_url, place_name
-from .lease import Holder, live_holder
-from .private_files import PRIVATE, private_files
+from .place.lease import Holder, live_holder
+from .place.private_files import PRIVATE, private_files
+from .place.run_state import RunState, read_run_state
+from .place.url_lease import live_holder_at
 from .progress import plain_duration
-from .run_state import RunState, read_run_state
 from .snapshot import Snapshot, read_snapshot
-from .url_lease import live_holder_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..fitting.config import FitConfig
+from ..images.decode import Crop, Decoded
+from ..images.decode_pool import MEMORY_LIMIT_BYTES, DecodeFailure, DecodePool, Prefetch
 from ..schemas.encoding import ENCODINGS
 from ..schemas.rows import MAX_PSNR, Row
 from ..schemas.shards import BlockArrays
-from .decode import Crop, Decoded
-from .decode_pool import MEMORY_LIMIT_BYTES, DecodeFailure, DecodePool, Prefetch
-from .fit_config import FitConfig
 from .journal import BlockResult, Journal, Outcome
-from .private_files import private_files
+from .place.private_files import private_files
+from .place.shard_commit import commit
 from .progress import Reporter, Tally
-from .shard_commit import commit
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from ..images.sources.folder import Entry, Source
     from ..schemas.manifest import DoneMark
-    from .lease import Claim
+    from .place.lease import Claim
     from .plan import BlockPlan, ShardPlan
-    from .sources import Entry, Source
 
 __all__ = ["Fits", "FitterFactory", "ImageFitter", "ShardEncoder", "WorkerSpec", "condemn", "journal_of"]
 
 
 class Fits(Protocol):
-    """What a fitter returns for a batch of B images: see `gvit.pipeline.fit.FitResult`."""
+    """What a fitter returns for a batch of B images: see `gvit.fitting.fitter.FitResult`."""
 
     @property
     def stored(self) -> NDArray[Any]:
@@ -58,7 +58,7 @@ class Fits(Protocol):
 
 
 class ImageFitter(Protocol):
-    """What the worker needs of `gvit.pipeline.fit.Fitter`."""
+    """What the worker needs of `gvit.fitting.fitter.Fitter`."""
 
     def fit(self, targets: NDArray[np.uint8], keys: Sequence[str]) -> Fits:
         """Fit a batch of images; the result for one does not depend on the others."""

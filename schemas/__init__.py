@@ -1,11 +1,10 @@
-"""What both stages agree on: the fields of a Gaussian, rows, manifest, shard files, reading them back."""
+"""What both stages agree on: the fields of a Gaussian, rows, manifest, shard files."""
 
 from __future__ import annotations
 
-from .commit import atomic_write, commit_shard, sweep_temporaries, write_manifest
-from .dataset import Dataset, Sample, StoredBlock, open_dataset, read_rows
 from .encoding import ENCODINGS, Encoding, decode, default_encoding, encode, get_encoding
 from .errors import DatasetError, GvitError
+from .files import FileInfo
 from .gaussians import (
     COLOR_RANGE,
     FIELDS,
@@ -23,7 +22,6 @@ from .manifest import (
     SCHEMA_VERSION,
     Block,
     DoneMark,
-    FileInfo,
     FitInfo,
     Manifest,
     PsnrSummary,
@@ -52,7 +50,6 @@ __all__ = [
     "BlendRule",
     "Block",
     "BlockArrays",
-    "Dataset",
     "DatasetError",
     "DoneMark",
     "Encoding",
@@ -62,28 +59,20 @@ __all__ = [
     "Manifest",
     "PsnrSummary",
     "Row",
-    "Sample",
     "ShardReader",
     "ShardSummary",
-    "StoredBlock",
-    "atomic_write",
     "build_manifest",
     "canonicalize",
     "check_gaussians",
-    "commit_shard",
     "decode",
     "default_encoding",
     "encode",
     "field_ranges",
     "get_encoding",
     "min_scale",
-    "open_dataset",
     "read_done_mark",
     "read_manifest",
-    "read_rows",
     "rows_to_table",
-    "sweep_temporaries",
     "table_to_rows",
-    "write_manifest",
     "write_tar",
 ]

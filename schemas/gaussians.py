@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ __all__ = [
     "MAX_SCALE",
     "MIN_OPACITY",
     "NUM_FIELDS",
+    "GuidedSet",
     "canonicalize",
     "check_gaussians",
     "field_ranges",
@@ -37,6 +39,21 @@ COLOR_RANGE = (-3.0, 4.0)
 """sRGB is nominally 0..1; three units beyond on either side is the sanity limit of what is stored."""
 
 SX, SY, THETA = 2, 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class GuidedSet:
+    """A set after guidance.
+
+    Attributes:
+        gaussians: float32 [N, 9], row by row the Gaussians of the stored set.
+        mode: What moved them, "refine" or "direct".
+        epochs: Epochs of training that they or the refiner had.
+    """
+
+    gaussians: npt.NDArray[np.float32]
+    mode: str
+    epochs: int
 
 
 def min_scale(size: int) -> float:

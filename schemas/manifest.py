@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from .encoding import ENCODINGS
 from .errors import DatasetError
-from .files import read_file
+from .files import FileInfo, read_file
+from .files import require as _require
 from .gaussians import FIELDS
 from .json_codec import OPTIONAL, from_json
 from .rule import RULE, BlendRule
@@ -50,13 +51,7 @@ MAX_FIRST = 10**8 - 1  # member names carry eight digits
 MAX_SIZE = 1 << 16  # of a canvas in pixels, and ...
 MAX_GAUSSIANS = 1 << 20  # ... in a set: beyond is damage, and no reason to allocate
 SHARD_NAME = re.compile(r"shard-[0-9]{6}")
-SHA256 = re.compile(r"[0-9a-f]{64}")
 Document = TypeVar("Document")
-
-
-def _require(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise DatasetError(sentence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +91,6 @@ class PsnrSummary:
     mean: float
     median: float
     p5: float
-
-
-@dataclass(frozen=True, slots=True)
-class FileInfo:
-    """A file's length and its SHA-256 in hexadecimal."""
-
-    bytes: int
-    sha256: str
-
-    def __post_init__(self) -> None:
-        _require(self.bytes >= 0, f"a file cannot have {self.bytes} bytes")
-        _require(SHA256.fullmatch(self.sha256) is not None, f"{self.sha256!r:.80} is not a SHA-256")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .errors import DatasetError
-from .files import open_regular
-from .manifest import BLOCK_ROWS, MAX_FIRST, Block, FileInfo
+from .files import FileInfo, open_regular
+from .manifest import BLOCK_ROWS, MAX_FIRST, Block
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

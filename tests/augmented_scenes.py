@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from gvit.train.augment import AugmentConfig, augment
-from gvit.train.keyed_random import uniform
+from gvit.train.data.augment import AugmentConfig, augment
+from gvit.train.data.keyed_random import uniform
 
 OUT = 32  # pixels of an augmented rendering
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 import fake_encode as fake
 import numpy as np
 
-from gvit.pipeline.driver import WorkerDied
-from gvit.pipeline.remote_worker import RemoteWorker
-from gvit.pipeline.worker_state import read_state
+from gvit.pipeline.engines.driver import WorkerDied
+from gvit.pipeline.engines.remote_worker import RemoteWorker
+from gvit.pipeline.engines.worker_state import read_state
 
 DEADLY, GREEDY, STUCK = 11, 22, 33
 """An image that is this gray all over kills its worker, wants too much memory, or is never finished."""

@@ -29,9 +29,9 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
+from gvit.fitting.config import FitConfig
 from gvit.pipeline.config import EncodeConfig, RunConfig
 from gvit.pipeline.encode import encode
-from gvit.pipeline.fit_config import FitConfig
 from gvit.schemas import GvitError
 from gvit.schemas import encode as store
 
@@ -243,7 +243,7 @@ def _value(text):
 
 
 def command_line():
-    from gvit import cli
+    from gvit.commands import app as cli
     from gvit.pipeline import encode as encode_module
 
     FakeFitter.seconds = float(os.environ.get("GVIT_FAKE_SECONDS", "0"))

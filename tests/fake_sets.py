@@ -7,17 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gvit.schemas import (
-    BlockArrays,
-    FitInfo,
-    Row,
-    build_manifest,
-    canonicalize,
-    commit_shard,
-    encode,
-    read_rows,
-    write_manifest,
-)
+from gvit.dataset.commit import commit_shard, write_manifest
+from gvit.dataset.open_shard import read_rows
+from gvit.schemas import BlockArrays, FitInfo, Row, build_manifest, canonicalize, encode
 
 if TYPE_CHECKING:
     from pathlib import Path

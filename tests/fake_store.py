@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_encode as fake
 
-from gvit.pipeline import url_lease
+from gvit.pipeline.place import url_lease
 from gvit.schemas import GvitError
 
 

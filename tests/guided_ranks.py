@@ -14,11 +14,11 @@ from pathlib import Path
 from rich.console import Console
 from test_train_guidance import config_of
 
-from gvit.train.interruption import Interrupted
-from gvit.train.mix import MixConfig
-from gvit.train.moves import MoveStore
-from gvit.train.run import train
-from gvit.train.trainer import Trainer
+from gvit.train.data.mix import MixConfig
+from gvit.train.guidance.moves import MoveStore
+from gvit.train.run.interruption import Interrupted
+from gvit.train.run.run import train
+from gvit.train.run.trainer import Trainer
 
 
 def stop_after(last: int) -> None:

@@ -7,18 +7,12 @@ import hashlib
 import numpy as np
 from PIL import Image
 
+from gvit.dataset.commit import commit_shard, write_manifest
+from gvit.dataset.open_shard import read_rows
+from gvit.fitting.config import FitConfig
 from gvit.pipeline.config import EncodeConfig, RunConfig
 from gvit.pipeline.encode import encode
-from gvit.pipeline.fit_config import FitConfig
-from gvit.schemas import (
-    BlockArrays,
-    FitInfo,
-    Row,
-    build_manifest,
-    commit_shard,
-    read_rows,
-    write_manifest,
-)
+from gvit.schemas import BlockArrays, FitInfo, Row, build_manifest
 from gvit.schemas import encode as store
 
 CLASSES = ("ant", "bee", "cat")

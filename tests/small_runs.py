@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 from rich.console import Console
 
-from gvit.train.augment import AugmentConfig
-from gvit.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
-from gvit.train.mix import MixConfig
-from gvit.train.model import ModelConfig
+from gvit.train.config import OptimConfig, RunConfig, TrainConfig
+from gvit.train.data.augment import AugmentConfig
+from gvit.train.data.mix import MixConfig
+from gvit.train.data.split import DataConfig
+from gvit.train.model.classifier import ModelConfig
 from gvit.train.ranks import Ranks
 from gvit.train.schedule import ScheduleConfig
 

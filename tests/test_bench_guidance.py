@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from gvit.benchmarks import guidance
-from gvit.benchmarks.guidance import Outcome, compare
-from gvit.benchmarks.jitter import JitterGuide
-from gvit.train.config import DataConfig, RunConfig, TrainConfig
-from gvit.train.guidance_config import GuidanceConfig
-from gvit.train.model import ModelConfig
-from gvit.train.motion import MAX_SHIFT
+from gvit.studies import guidance
+from gvit.studies.guidance import Outcome, compare
+from gvit.studies.jitter import JitterGuide
+from gvit.train.config import RunConfig, TrainConfig
+from gvit.train.data.split import DataConfig, open_training_data
+from gvit.train.guidance.config import GuidanceConfig
+from gvit.train.model.classifier import ModelConfig
+from gvit.train.model.motion import MAX_SHIFT
 from gvit.train.ranks import Ranks
-from gvit.train.run import build_trainer
-from gvit.train.split import open_training_data
+from gvit.train.run.run import build_trainer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_sets import write_dataset

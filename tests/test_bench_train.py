@@ -7,13 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from gvit.benchmarks import parity, step
+from gvit.benchmarks import step
 from gvit.benchmarks.pixels import PixelTrainer, patch_side, warp
 from gvit.schemas import GvitError
-from gvit.train.augment import AugmentConfig, augment
-from gvit.train.geometry import AffineMap, small_affine
+from gvit.studies import parity
+from gvit.train.data.augment import AugmentConfig, augment
+from gvit.train.data.geometry import AffineMap, small_affine
+from gvit.train.data.split import open_training_data
 from gvit.train.ranks import Ranks
-from gvit.train.split import open_training_data
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_sets import write_dataset

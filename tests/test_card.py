@@ -10,12 +10,13 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from gvit.cli import app
-from gvit.pipeline.card import About, dataset_card
-from gvit.schemas import ENCODINGS, open_dataset
-from gvit.schemas.export import export_zarr
-from gvit.schemas.selection import Selection
-from gvit.schemas.verify import verify
+from gvit.commands.app import app
+from gvit.dataset.card import About, dataset_card
+from gvit.dataset.export import export_zarr
+from gvit.dataset.reader import open_dataset
+from gvit.dataset.selection import Selection
+from gvit.dataset.verify import verify
+from gvit.schemas import ENCODINGS
 
 sys.path.insert(0, str(Path(__file__).parent))
 import small_dataset as small

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from gvit.pipeline.card import dataset_card
-from gvit.pipeline.class_names import class_names_file
+from gvit.commands.look import info_command
+from gvit.commands.sharing import export_command
+from gvit.dataset.card import dataset_card
+from gvit.dataset.class_name_lists import class_names_file
+from gvit.dataset.class_names import read_class_names
+from gvit.dataset.reader import open_dataset
+from gvit.dataset.verify import verify
 from gvit.pipeline.dry_run import estimate
-from gvit.pipeline.inspection import info_command
-from gvit.pipeline.sharing import export_command
-from gvit.schemas import DatasetError, GvitError, open_dataset
+from gvit.schemas import DatasetError, GvitError
 from gvit.schemas.checksums import read_checksums
-from gvit.schemas.class_names import read_class_names
-from gvit.schemas.verify import verify
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_encode import fake_config, fake_encode, files_of, make_source

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import gvit
-from gvit import cli
+from gvit.commands import app as cli
 from gvit.pipeline import dry_run as dry_run_module
 from gvit.pipeline import encode as encode_module
 from gvit.schemas import read_manifest
@@ -200,7 +200,7 @@ def test_an_interrupt_is_one_sentence_that_says_how_to_go_on(source, tmp_path, n
 
 def test_help_answers_without_the_heavy_libraries():
     code = (
-        "import sys; from gvit import cli; sys.argv = ['gvit', 'encode', '--help']\n"
+        "import sys; from gvit.commands import app as cli; sys.argv = ['gvit', 'encode', '--help']\n"
         "try: cli.main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'numba', 'ray', 'pyarrow', 'gsplat', 'numpy'} & sys.modules.keys()\n"
@@ -226,7 +226,7 @@ def test_the_real_fit_gives_the_same_bytes_however_many_threads_fit_and_whenever
     options = ("--size", "32", "--num-gaussians", "32", "--steps", "30", "--shard-size", "8", "--json")
 
     def start(destination, *more):
-        command = [sys.executable, "-c", "from gvit.cli import encode_main; encode_main()"]
+        command = [sys.executable, "-c", "from gvit.commands.app import encode_main; encode_main()"]
         command += [str(tmp_path / "src"), str(destination), *options, *more]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 

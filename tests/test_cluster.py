@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from gvit.pipeline import cluster
-from gvit.pipeline.cluster import Layout, Node, check_answers, check_versions, lay_out
 from gvit.pipeline.config import RunConfig
+from gvit.pipeline.engines import cluster
+from gvit.pipeline.engines.cluster import Layout, Node, check_answers, check_versions, lay_out
 from gvit.schemas import GvitError
 
 SMALL, LARGE = Node("small", 2), Node("large", 16)

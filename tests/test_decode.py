@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from gvit.pipeline.decode import DecodeError, decode_image, read_image
+from gvit.images.decode import DecodeError, decode_image, read_image
 
 
 def photo(width=37, height=23, mode="RGB"):

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gvit.pipeline.decode import Decoded, decode_image
-from gvit.pipeline.decode_pool import DecodePool
+from gvit.images.decode import Decoded, decode_image
+from gvit.images.decode_pool import DecodePool
 from gvit.schemas.errors import GvitError
 
 # A decoder that does what the file's text says; only the pool's processes import it.
 MISCHIEF = """
     import ctypes, os, signal, sys, time
     import numpy as np
-    from gvit.pipeline.decode import Decoded, DecodeError
+    from gvit.images.decode import Decoded, DecodeError
 
     def decode(data, size, crop):
         words = data.decode().split()
@@ -241,7 +241,7 @@ def test_closing_ends_every_process_and_leaves_no_zombie_thread_or_file(mischief
 OWNER = """
     import sys, time
     from pathlib import Path
-    from gvit.pipeline.decode_pool import DecodePool
+    from gvit.images.decode_pool import DecodePool
 
     if __name__ == "__main__":
         with DecodePool(2, 4, decoder="mischief:decode") as pool:
@@ -294,7 +294,7 @@ def test_ctrl_c_does_not_reach_the_workers_of_an_owner_that_goes_on(mischief, tm
     script = tmp_path / "stubborn.py"
     script.write_text(
         "import os, signal, sys, time\nfrom pathlib import Path\n"
-        "from gvit.pipeline.decode_pool import DecodePool\n"
+        "from gvit.images.decode_pool import DecodePool\n"
         "signal.signal(signal.SIGINT, lambda *_: None)\n"
         "with DecodePool(1, 4, decoder='mischief:decode') as pool:\n"
         "    first, *rest = map(Path, sys.argv[1:])\n"
@@ -317,7 +317,7 @@ def test_a_worker_imports_pillow_and_numpy_but_nothing_heavy_and_not_the_main_mo
     # What a console script does: its main module imports the world, without a `__main__` guard.
     main = tmp_path / "gvit-encode"
     main.write_text(
-        "import sys, torch\nfrom pathlib import Path\nfrom gvit.pipeline.decode_pool import DecodePool\n"
+        "import sys, torch\nfrom pathlib import Path\nfrom gvit.images.decode_pool import DecodePool\n"
         "with DecodePool(1, 4, decoder='mischief:decode') as pool:\n"
         "    [outcome] = pool.prefetch([Path(sys.argv[1])]).result()\n"
         "print(outcome.sha256)\n"
@@ -328,6 +328,16 @@ def test_a_worker_imports_pillow_and_numpy_but_nothing_heavy_and_not_the_main_mo
     command = [sys.executable, str(main), str(path)]
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     modules = set(output.strip().split(","))
-    assert {"PIL.Image", "numpy", "gvit.pipeline.decode"} <= modules
-    heavy = {"torch", "numba", "pyarrow", "ray", "typer", "rich", "scipy", "gvit.schemas", "gvit.cli"}
+    assert {"PIL.Image", "numpy", "gvit.images.decode"} <= modules
+    heavy = {
+        "torch",
+        "numba",
+        "pyarrow",
+        "ray",
+        "typer",
+        "rich",
+        "scipy",
+        "gvit.schemas",
+        "gvit.commands.app",
+    }
     assert not heavy & modules

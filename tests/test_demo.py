@@ -14,9 +14,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from gvit import cli
-from gvit.pipeline.demo import PHOTOS
-from gvit.pipeline.sources import FolderSource
+from gvit.commands import app as cli
+from gvit.commands.demo import PHOTOS
+from gvit.images.sources.folder import FolderSource
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gvit.pipeline.dispatch import DEATHS_BEFORE_SUSPICION, MAX_DEATHS_IN_A_ROW, Dispatch
+from gvit.images.sources.folder import Entry
+from gvit.pipeline.engines.dispatch import DEATHS_BEFORE_SUSPICION, MAX_DEATHS_IN_A_ROW, Dispatch
 from gvit.pipeline.plan import BlockPlan, ShardPlan
-from gvit.pipeline.sources import Entry
 
 
 def shard(number, images):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import gvit
-from gvit.pipeline import driver as driver_module
-from gvit.pipeline.cluster import Layout
-from gvit.pipeline.dispatch import MAX_DEATHS_IN_A_ROW
-from gvit.pipeline.driver import POISON, Driver
+from gvit.pipeline.engines import driver as driver_module
+from gvit.pipeline.engines.cluster import Layout
+from gvit.pipeline.engines.dispatch import MAX_DEATHS_IN_A_ROW
+from gvit.pipeline.engines.driver import POISON, Driver
 from gvit.schemas import GvitError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -36,7 +36,7 @@ def reference(source, tmp_path_factory):
 @pytest.fixture
 def encode_with(monkeypatch):
     """Encode with a crew in this process: encode_with(crew, workers, source, destination, **options)."""
-    from gvit.pipeline import engine_ray
+    from gvit.pipeline.engines import ray as engine_ray
 
     def run(crew, workers, *arguments, **options):
         def run_local(job, shards):
@@ -81,7 +81,7 @@ def test_the_count_of_finished_images_survives_deaths(encode_with, tmp_path, mon
     root = fake.make_source(tmp_path / "src", per_class=40)
     crews.add_poison(root, "cats/poison.png", crews.DEADLY)
     options = {"fitter_factory": crews.HostileFitter, "shard_size": 32, "batch_size": 8}
-    monkeypatch.setattr("gvit.pipeline.remote_worker._STATE_SECONDS", 0.0)
+    monkeypatch.setattr("gvit.pipeline.engines.remote_worker._STATE_SECONDS", 0.0)
     summary = encode_with(crews.LocalCrew(), 1, root, tmp_path / "dst", **options)
     snapshot = (tmp_path / "dst" / ".gvit" / "progress.json").read_text()
     assert '"done": 81, "failed": 1,' in snapshot
@@ -138,7 +138,7 @@ def test_a_worker_whose_writing_does_not_arrive_is_refused_before_work(
     encode_with, source, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(driver_module, "_VISIBLE_SECONDS", 0.1)
-    monkeypatch.setattr("gvit.pipeline.remote_worker.write_state", lambda *_: None)
+    monkeypatch.setattr("gvit.pipeline.engines.remote_worker.write_state", lambda *_: None)
     with pytest.raises(GvitError, match="does not appear here; it must lie on a file system"):
         encode_with(crews.LocalCrew(), 1, source, tmp_path / "dst")
 

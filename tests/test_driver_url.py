@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gvit.pipeline import driver as driver_module
-from gvit.pipeline import remote_worker, url_lease
-from gvit.pipeline.cluster import Layout
-from gvit.pipeline.driver import POISON, Driver
+from gvit.dataset.remote.transfer import pull
+from gvit.pipeline.engines import driver as driver_module
+from gvit.pipeline.engines import remote_worker
+from gvit.pipeline.engines.cluster import Layout
+from gvit.pipeline.engines.driver import POISON, Driver
+from gvit.pipeline.place import url_lease
 from gvit.schemas import GvitError
-from gvit.schemas.transfer import pull
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_crew as crews
@@ -33,7 +34,7 @@ def url(tmp_path, monkeypatch):
 
 @pytest.fixture
 def encode_with(monkeypatch):
-    from gvit.pipeline import engine_ray
+    from gvit.pipeline.engines import ray as engine_ray
 
     def run(crew, *arguments, **options):
         def run_local(job, shards):

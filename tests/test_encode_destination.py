@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gvit.pipeline import encode as encode_module
-from gvit.pipeline.lease import Lease
+from gvit.pipeline.place.lease import Lease
 from gvit.schemas import GvitError
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -14,7 +14,8 @@ from PIL import Image
 from rich.console import Console
 
 import gvit
-from gvit.pipeline import decode_pool, worker
+from gvit.images import decode_pool
+from gvit.pipeline import worker
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_encode as fake
@@ -115,7 +116,7 @@ def test_the_card_tells_what_the_manifest_holds(source, reference, tmp_path):
 
 DEADLY_DECODER = """
 import os
-from gvit.pipeline.decode import decode_image
+from gvit.images.decode import decode_image
 
 def decode(data, size, crop):
     if data == b"die":

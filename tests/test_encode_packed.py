@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gvit import cli
+from gvit.commands import app as cli
+from gvit.dataset.reader import open_dataset
+from gvit.images.originals import Originals
 from gvit.pipeline.dry_run import estimate
-from gvit.pipeline.originals import Originals
-from gvit.schemas import GvitError, open_dataset, table_to_rows
+from gvit.schemas import GvitError, table_to_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_encode import (

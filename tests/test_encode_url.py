@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 import gvit
-from gvit import cli
-from gvit.pipeline import url_lease
-from gvit.pipeline.lease import STALE_SECONDS
+from gvit.commands import app as cli
+from gvit.dataset.remote.transfer import pull
+from gvit.pipeline.place import url_lease
+from gvit.pipeline.place.lease import STALE_SECONDS
 from gvit.pipeline.status import status_of
 from gvit.schemas import DatasetError, GvitError
-from gvit.schemas.transfer import pull
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_encode as fake

@@ -22,8 +22,10 @@ import ray
 from ray import cloudpickle
 
 import gvit
-from gvit.pipeline import decode_pool, engine_ray, worker
-from gvit.pipeline.driver import POISON
+from gvit.images import decode_pool
+from gvit.pipeline import worker
+from gvit.pipeline.engines import ray as engine_ray
+from gvit.pipeline.engines.driver import POISON
 from gvit.schemas import GvitError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -133,9 +135,9 @@ def test_workers_write_to_a_url_and_a_second_driver_is_refused_meanwhile(head, s
 
 def test_the_real_fit_gives_the_same_bytes_inline_and_under_ray(head, tmp_path):
     fake.make_source(tmp_path / "src", per_class=12)
+    from gvit.fitting.config import FitConfig
     from gvit.pipeline.config import EncodeConfig, RunConfig
     from gvit.pipeline.encode import encode
-    from gvit.pipeline.fit_config import FitConfig
 
     fit = FitConfig(num_gaussians=16, size=24, steps=5)
     for name, run in (
@@ -192,7 +194,7 @@ def test_images_that_kill_starve_or_hang_their_workers_become_rows(head, tmp_pat
 def inline_with_condemned(root, tmp_path, grays):
     """The files of an inline encode whose decoder refuses these images with the words of the Ray engine."""
     (tmp_path / "refusing_decoder.py").write_text(
-        "from gvit.pipeline.decode import DecodeError, decode_image\n"
+        "from gvit.images.decode import DecodeError, decode_image\n"
         "def decode(data, size, crop):\n"
         "    decoded = decode_image(data, size, crop)\n"
         f"    if decoded.pixels.min() == decoded.pixels.max() and decoded.pixels.max() in {grays}:\n"
@@ -215,7 +217,7 @@ def test_an_image_that_kills_its_decoder_is_named_without_a_worker_dying(head, t
     (root / "a" / "poison.png").write_bytes(b"die")
     (tmp_path / "deadly_decoder.py").write_text(
         "import os\n"
-        "from gvit.pipeline.decode import decode_image\n"
+        "from gvit.images.decode import decode_image\n"
         "def decode(data, size, crop):\n"
         "    return os._exit(11) if data == b'die' else decode_image(data, size, crop)\n"
     )
@@ -224,7 +226,8 @@ def test_an_image_that_kills_its_decoder_is_named_without_a_worker_dying(head, t
     def factory(*arguments):
         from functools import partial
 
-        from gvit.pipeline import decode_pool, worker
+        from gvit.images import decode_pool
+        from gvit.pipeline import worker
 
         sys.path.insert(0, hook)
         worker.DecodePool = partial(decode_pool.DecodePool, decoder="deadly_decoder:decode")

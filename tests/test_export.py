@@ -12,13 +12,14 @@ import zarr
 from PIL import Image
 from typer.testing import CliRunner
 
-from gvit.cli import app
-from gvit.render.cpu import render_numpy
-from gvit.render.image_folder import image_paths, render_at
-from gvit.schemas import ENCODINGS, GvitError, Row, open_dataset
-from gvit.schemas.export import appearing
-from gvit.schemas.selection import Selection, select
-from gvit.schemas.verify import verify
+from gvit.commands.app import app
+from gvit.dataset.export import appearing
+from gvit.dataset.reader import open_dataset
+from gvit.dataset.selection import Selection, select
+from gvit.dataset.verify import verify
+from gvit.pictures.image_folder import image_paths, render_at
+from gvit.rendering.cpu import render_numpy
+from gvit.schemas import ENCODINGS, GvitError, Row
 
 sys.path.insert(0, str(Path(__file__).parent))
 import small_dataset as small
@@ -151,7 +152,7 @@ def test_the_webdataset_library_reads_samples_one_by_one(tars, dataset, tmp_path
 
 
 def test_samples_are_members_next_to_each_other_without_times(tars, tmp_path, monkeypatch):
-    monkeypatch.setattr("gvit.schemas.export.SAMPLES_PER_TAR", 100)
+    monkeypatch.setattr("gvit.dataset.export.SAMPLES_PER_TAR", 100)
     export(tars, tmp_path / "samples", "samples")
     names = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert names == ["train-000000.tar", "train-000001.tar", "train-000002.tar", "val-000000.tar"]

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gvit.pipeline.fit import Fitter, schedule
-from gvit.pipeline.fit_config import PRESETS, FitConfig
-from gvit.pipeline.fit_cpu import to_strips
-from gvit.pipeline.optimise import blend_and_compare, gather_gradients, place_on_screen
-from gvit.pipeline.relocate import removal_costs
-from gvit.render.cpu import render_batch
-from gvit.render.reference import render_reference
-from gvit.render.strips import SCREEN_FIELDS, WHITEN, make_workspace
+from gvit.fitting.config import PRESETS, FitConfig
+from gvit.fitting.cpu import to_strips
+from gvit.fitting.fitter import Fitter, schedule
+from gvit.fitting.optimise import blend_and_compare, gather_gradients, place_on_screen
+from gvit.fitting.relocate import removal_costs
+from gvit.rendering.cpu import render_batch
+from gvit.rendering.reference import render_reference
+from gvit.rendering.strips import SCREEN_FIELDS, WHITEN, make_workspace
 from gvit.schemas import GvitError, check_gaussians, decode
 
 

@@ -9,18 +9,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gvit.pipeline import fit_torch
-from gvit.pipeline.fit import RATES, RELOCATION, Fitter, schedule
-from gvit.pipeline.fit_config import FitConfig
-from gvit.pipeline.fit_cpu import fit_end, fit_start, to_strips
-from gvit.pipeline.fit_torch import Canvas, fit_batch
-from gvit.pipeline.optimise import blend_and_compare, gather_gradients, place_on_screen
-from gvit.pipeline.relocate import removal_costs
-from gvit.render.cpu import render_batch
-from gvit.render.cuda import project
-from gvit.render.fidelity import psnr
-from gvit.render.operator import render
-from gvit.render.strips import SCREEN_FIELDS, WHITEN, make_workspace
+from gvit.fitting import batched as fit_torch
+from gvit.fitting.batched import Canvas, fit_batch
+from gvit.fitting.config import FitConfig
+from gvit.fitting.cpu import fit_end, fit_start, to_strips
+from gvit.fitting.fitter import RATES, RELOCATION, Fitter, schedule
+from gvit.fitting.optimise import blend_and_compare, gather_gradients, place_on_screen
+from gvit.fitting.relocate import removal_costs
+from gvit.rendering.cpu import render_batch
+from gvit.rendering.cuda import project
+from gvit.rendering.fidelity import psnr
+from gvit.rendering.operator import render
+from gvit.rendering.strips import SCREEN_FIELDS, WHITEN, make_workspace
 
 SIZE, COUNT = 32, 48
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gvit.render.cpu import render_numpy
-from gvit.schemas import ENCODINGS, DatasetError, open_dataset
+from gvit.dataset.reader import open_dataset
+from gvit.rendering.cpu import render_numpy
+from gvit.schemas import ENCODINGS, DatasetError
 from gvit.schemas.checksums import dump_checksums, parse_checksums
 
 sys.path.insert(0, str(Path(__file__).parent))

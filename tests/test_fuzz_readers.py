@@ -16,10 +16,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gvit.schemas import ROW_SCHEMA, DatasetError, open_dataset, read_manifest
+from gvit.dataset.reader import open_dataset
+from gvit.dataset.verify import verify
+from gvit.schemas import ROW_SCHEMA, DatasetError, read_manifest
 from gvit.schemas.checksums import SUMS_NAME, hash_file, parse_checksums
 from gvit.schemas.rows import parse_rows
-from gvit.schemas.verify import verify
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from gvit.pipeline import engine_ray, remote_worker
-from gvit.pipeline.cluster import Node, choose_device
 from gvit.pipeline.config import RunConfig
-from gvit.pipeline.driver import Job
 from gvit.pipeline.encode import worker_spec
-from gvit.pipeline.lease import Claim
-from gvit.pipeline.remote_worker import Order, RemoteWorker, this_version
+from gvit.pipeline.engines import ray as engine_ray
+from gvit.pipeline.engines import remote_worker
+from gvit.pipeline.engines.cluster import Node, choose_device
+from gvit.pipeline.engines.driver import Job
+from gvit.pipeline.engines.remote_worker import Order, RemoteWorker, this_version
+from gvit.pipeline.place.lease import Claim
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_encode as fake

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gvit.pipeline.journal import BlockResult, Journal, Outcome, _pack, _unpack
-from gvit.pipeline.private_files import FolderFiles
+from gvit.pipeline.place.private_files import FolderFiles
 
 OK = Outcome("a/1", 10, 12, 27.123456789012345, None, "ab" * 32)
 UNFIT = Outcome("a/2", 10, 12, None, "the fit gave no finite result", "cd" * 32)

@@ -1,6 +1,6 @@
 import pytest
 
-from gvit.pipeline.labels import read_labels
+from gvit.images.labels import read_labels
 from gvit.schemas import GvitError
 
 VAL = {f"val/ILSVRC2012_val_{n:08d}.JPEG": "val" for n in (3, 1, 2)}

@@ -13,8 +13,8 @@ from dataclasses import asdict
 
 import pytest
 
-from gvit.pipeline import lease as lease_module
-from gvit.pipeline.lease import STALE_SECONDS, Holder, Lease
+from gvit.pipeline.place import lease as lease_module
+from gvit.pipeline.place.lease import STALE_SECONDS, Holder, Lease
 from gvit.schemas import GvitError
 
 
@@ -47,7 +47,7 @@ def test_a_released_lease_is_free(tmp_path):
 
 def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path):
     code = (
-        "import os, sys, pathlib; from gvit.pipeline.lease import Lease;"
+        "import os, sys, pathlib; from gvit.pipeline.place.lease import Lease;"
         "Lease(pathlib.Path(sys.argv[1])).acquire(); os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", code, tmp_path], check=False)

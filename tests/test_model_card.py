@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from gvit.cards import card_command
-from gvit.cli import app
-from gvit.pipeline.fit_config import FIT_VERSION
+from gvit.commands.app import app
+from gvit.commands.card import card_command
+from gvit.fitting.config import FIT_VERSION
 from gvit.schemas import GvitError
-from gvit.train import model_card
-from gvit.train.checkpoint import WEIGHTS_NAME
+from gvit.train.run import model_card
+from gvit.train.run.checkpoint import WEIGHTS_NAME
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_sets import CLASSES, write_dataset
@@ -46,7 +46,7 @@ def shards(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(shards, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
-    command = [sys.executable, "-c", "from gvit.cli import train_main; train_main()"]
+    command = [sys.executable, "-c", "from gvit.commands.app import train_main; train_main()"]
     done = subprocess.run(
         [*command, "--shards", str(shards), "--out", str(out), *SMALL],
         capture_output=True,

@@ -11,16 +11,17 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from gvit.original_images import open_sources
-from gvit.schemas import GvitError, open_dataset
-from gvit.train.config import DataConfig, RunConfig, TrainConfig
-from gvit.train.guidance_config import GuidanceConfig
-from gvit.train.model import ModelConfig
-from gvit.train.movement import Movement
-from gvit.train.object_masks import ObjectMasks, coverage_inside
+from gvit.dataset.reader import open_dataset
+from gvit.schemas import GvitError
+from gvit.train.config import RunConfig, TrainConfig
+from gvit.train.data.split import DataConfig
+from gvit.train.guidance.config import GuidanceConfig
+from gvit.train.guidance.movement import Movement
+from gvit.train.guidance.object_masks import ObjectMasks, coverage_inside
+from gvit.train.guidance.source_images import open_sources, rows_of
+from gvit.train.model.classifier import ModelConfig
 from gvit.train.ranks import Ranks
-from gvit.train.run import train
-from gvit.train.source_images import rows_of
+from gvit.train.run.run import train
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_dataset import encode_for_real, save_images
@@ -163,7 +164,7 @@ def guidance_line(out):
 
 
 def test_a_run_reports_what_part_of_the_coverage_lies_on_the_object(encoded, tmp_path):
-    train(config_of(encoded, tmp_path / "run", encoded / "masks"), console=SILENT, open_sources=open_sources)
+    train(config_of(encoded, tmp_path / "run", encoded / "masks"), console=SILENT)
     line = guidance_line(tmp_path / "run")
     assert 0.0 < line["stored_inside"] < 1.0
     assert line["inside"] == pytest.approx(line["stored_inside"], abs=0.1)
@@ -207,7 +208,6 @@ def test_masks_that_are_none_are_refused(encoded, tmp_path, spoil, sentence):
         train(
             config_of(encoded, tmp_path / "run", tmp_path / "masks"),
             console=SILENT,
-            open_sources=open_sources,
         )
 
 

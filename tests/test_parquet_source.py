@@ -8,13 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gvit.pipeline import parquet_source
-from gvit.pipeline.decode import Decoded, DecodeError
-from gvit.pipeline.decode_pool import MEMORY_LIMIT_BYTES, DecodeFailure, DecodePool
-from gvit.pipeline.open_source import locate, open_source
-from gvit.pipeline.parquet_source import ParquetSource
+from gvit.images.decode import Decoded, DecodeError
+from gvit.images.decode_pool import MEMORY_LIMIT_BYTES, DecodeFailure, DecodePool
+from gvit.images.open import locate, open_source
+from gvit.images.reading import read_reference
+from gvit.images.references import ParquetCell
+from gvit.images.sources import parquet as parquet_source
+from gvit.images.sources.parquet import ParquetSource
 from gvit.pipeline.plan import make_plan
-from gvit.pipeline.references import ParquetCell, read_reference
 from gvit.schemas import GvitError
 
 sys.path.insert(0, str(Path(__file__).parent))

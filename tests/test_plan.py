@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gvit.images.sources.folder import Entry
 from gvit.pipeline.plan import BLOCK_SIZE, auto_shard_size, make_plan
-from gvit.pipeline.sources import Entry
 from gvit.schemas.errors import GvitError
 
 

@@ -21,7 +21,7 @@ import pytest
 import typer
 from PIL import Image
 
-from gvit import cli
+from gvit.commands import app as cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gvit.render.cpu import render_batch
-from gvit.render.operator import render
-from gvit.render.reference import render_reference
+from gvit.rendering.cpu import render_batch
+from gvit.rendering.operator import render
+from gvit.rendering.reference import render_reference
 from gvit.schemas import GvitError
 
 VECTORS = dict(np.load(Path(__file__).parent / "data" / "vectors.npz", allow_pickle=False))
@@ -191,7 +191,7 @@ def test_without_a_gpu_the_cuda_backend_says_so() -> None:
 def test_a_freshly_compiled_kernel_gives_the_same_bits_as_a_cached_one(tmp_path: Path) -> None:
     program = (
         "import hashlib, numpy as np\n"
-        "from gvit.render.cpu import gradient_batch, render_batch\n"
+        "from gvit.rendering.cpu import gradient_batch, render_batch\n"
         "rng = np.random.default_rng(0)\n"
         "sets = np.abs(rng.normal(0.3, 0.2, (1, 60, 9))).astype(np.float32)\n"
         "image = render_batch(sets, 48, 48)\n"

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
+from gvit.fitting.config import FitConfig
+from gvit.images.sources.folder import Entry
 from gvit.pipeline.config import EncodeConfig, RunConfig, fingerprint
-from gvit.pipeline.fit_config import FitConfig
-from gvit.pipeline.plan import make_plan
-from gvit.pipeline.private_files import FolderFiles
-from gvit.pipeline.run_state import (
+from gvit.pipeline.place.private_files import FolderFiles
+from gvit.pipeline.place.run_state import (
     RunRecord,
     RunState,
     check_same,
@@ -19,7 +19,7 @@ from gvit.pipeline.run_state import (
     read_run_state,
     save_run_state,
 )
-from gvit.pipeline.sources import Entry
+from gvit.pipeline.plan import make_plan
 from gvit.schemas import DatasetError, GvitError
 
 ENTRIES = [Entry(f"a/{i}", f"a/{i}.png", "train", 0, "a") for i in range(600)]

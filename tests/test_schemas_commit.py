@@ -8,21 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gvit.schemas import (
-    BlockArrays,
-    DatasetError,
-    FitInfo,
-    GvitError,
-    Row,
-    atomic_write,
-    build_manifest,
-    commit_shard,
-    open_dataset,
-    read_done_mark,
-    read_rows,
-    sweep_temporaries,
-    write_manifest,
-)
+from gvit.dataset.commit import atomic_write, commit_shard, sweep_temporaries, write_manifest
+from gvit.dataset.open_shard import read_rows
+from gvit.dataset.reader import open_dataset
+from gvit.schemas import BlockArrays, DatasetError, FitInfo, GvitError, Row, build_manifest, read_done_mark
 
 NAME = "shard-000000"
 

@@ -13,19 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gvit.schemas import (
-    BlockArrays,
-    DatasetError,
-    FitInfo,
-    GvitError,
-    Row,
-    build_manifest,
-    commit_shard,
-    decode,
-    open_dataset,
-    read_rows,
-    write_manifest,
-)
+from gvit.dataset.commit import commit_shard, write_manifest
+from gvit.dataset.open_shard import read_rows
+from gvit.dataset.reader import open_dataset
+from gvit.schemas import BlockArrays, DatasetError, FitInfo, GvitError, Row, build_manifest, decode
 from gvit.schemas.json_codec import to_json
 
 settings.register_profile("no deadline", deadline=None)  # two cores may be shared

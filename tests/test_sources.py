@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gvit.pipeline.sources import Entry, FolderSource
+from gvit.images.sources.folder import Entry, FolderSource
 from gvit.schemas.errors import GvitError
 
 

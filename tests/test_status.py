@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gvit import cli
+from gvit.commands import app as cli
 from gvit.pipeline import snapshot
 from gvit.pipeline.status import status_of
 from gvit.schemas import GvitError, read_manifest

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gvit.pipeline.decode import DecodeError
-from gvit.pipeline.open_source import locate, open_source
-from gvit.pipeline.references import FilePart, read_reference
-from gvit.pipeline.sources import split_of
-from gvit.pipeline.tar_source import TarSource
+from gvit.images.decode import DecodeError
+from gvit.images.open import locate, open_source
+from gvit.images.reading import read_reference
+from gvit.images.references import FilePart
+from gvit.images.sources.folder import split_of
+from gvit.images.sources.tar import TarSource
 from gvit.schemas import GvitError
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch.nn.functional import grid_sample
 from torchvision.transforms import RandomResizedCrop
 
-from gvit.render.operator import render
-from gvit.render.reference import render_reference
+from gvit.rendering.operator import render
+from gvit.rendering.reference import render_reference
 from gvit.schemas import MIN_OPACITY, GvitError
-from gvit.train import geometry
-from gvit.train.augment import AugmentConfig, augment
-from gvit.train.keyed_random import uniform
+from gvit.train.data import geometry
+from gvit.train.data.augment import AugmentConfig, augment
+from gvit.train.data.keyed_random import uniform
 
 sys.path.insert(0, str(Path(__file__).parent))
 from augmented_scenes import OUT, run, scene

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from gvit.schemas import GvitError
-from gvit.train import checkpoint as module
-from gvit.train.checkpoint import Checkpoint, CheckpointFolder, read_checkpoint
+from gvit.train.run import checkpoint as module
+from gvit.train.run.checkpoint import Checkpoint, CheckpointFolder, read_checkpoint
 
 
 def make(step, value=0.0, ema=True):

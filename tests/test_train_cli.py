@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from gvit import cli
-from gvit.pipeline.fit_config import FIT_VERSION
+from gvit.commands import app as cli
+from gvit.commands import train as commands
+from gvit.fitting.config import FIT_VERSION
 from gvit.schemas import GvitError
-from gvit.train import commands
 from gvit.train.config import TrainConfig
-from gvit.train.metrics import MetricLog, read_metrics
-from gvit.train.progress import INTERVAL_SECONDS, RunDisplay, Standing
 from gvit.train.recipes import RECIPES, gpu_hours
-from gvit.train.report import draw_confusion, draw_curves
+from gvit.train.run.metrics import MetricLog, read_metrics
+from gvit.train.run.progress import INTERVAL_SECONDS, RunDisplay, Standing
+from gvit.train.run.report import draw_confusion, draw_curves
 from gvit.train.settings import build, differences, dump, merge, parse_assignment, plain
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -61,7 +61,7 @@ def gvit(monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def trained(shards, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
-    arguments = [sys.executable, "-c", "from gvit.cli import train_main; train_main()"]
+    arguments = [sys.executable, "-c", "from gvit.commands.app import train_main; train_main()"]
     done = subprocess.run(
         [*arguments, "--shards", str(shards), "--out", str(out), *SMALL, "--json"],
         capture_output=True,
@@ -122,7 +122,7 @@ def test_the_merged_config_beside_the_run_trains_the_same(shards, trained):
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_ends_with_130(shards, tmp_path):
-    script = "from gvit.cli import train_main; train_main()"
+    script = "from gvit.commands.app import train_main; train_main()"
     command = [sys.executable, "-c", script, "--shards", str(shards), "--out", str(tmp_path / "run"), *SMALL]
     command += ["--epochs", "100000", "--set", "run.log_every=1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

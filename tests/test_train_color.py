@@ -5,10 +5,10 @@ import pytest
 import torch
 from torchvision.transforms import functional as tv
 
-from gvit.render.operator import render
+from gvit.rendering.operator import render
 from gvit.schemas import RULE
-from gvit.train.color_jitter import COLOR_I, COLOR_Q, GRAY, change_color, mean_gray, random_color_change
-from gvit.train.keyed_random import uniform
+from gvit.train.data.color_jitter import COLOR_I, COLOR_Q, GRAY, change_color, mean_gray, random_color_change
+from gvit.train.data.keyed_random import uniform
 
 sys.path.insert(0, str(Path(__file__).parent))
 from augmented_scenes import OUT, run, scene

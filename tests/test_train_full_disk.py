@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from gvit.schemas import GvitError
-from gvit.train.checkpoint import CheckpointFolder, read_checkpoint
-from gvit.train.metrics import MetricLog
-from gvit.train.moves import MoveStore
-from gvit.train.run import train
+from gvit.train.guidance.moves import MoveStore
+from gvit.train.run.checkpoint import CheckpointFolder, read_checkpoint
+from gvit.train.run.metrics import MetricLog
+from gvit.train.run.run import train
 
 sys.path.insert(0, str(Path(__file__).parent))
 import test_train_loop as loop

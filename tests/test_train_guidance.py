@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from gvit.render.operator import render
+from gvit.rendering.operator import render
 from gvit.schemas import GvitError
 from gvit.schemas.gaussians import MIN_OPACITY
-from gvit.train.augment import AugmentConfig
-from gvit.train.checkpoint import read_checkpoint
 from gvit.train.config import OptimConfig
-from gvit.train.guidance import DirectGuide, RefineGuide
-from gvit.train.guidance_config import GuidanceConfig, gamma_at
-from gvit.train.interruption import Interrupted
-from gvit.train.metrics import read_metrics
-from gvit.train.mix import MixConfig
-from gvit.train.motion import MAX_SHIFT, move
+from gvit.train.data.augment import AugmentConfig
+from gvit.train.data.mix import MixConfig
+from gvit.train.data.split import open_training_data
+from gvit.train.guidance.config import GuidanceConfig, gamma_at
+from gvit.train.guidance.guides import DirectGuide, RefineGuide
+from gvit.train.guidance.reconstruction import Reconstruction
+from gvit.train.model.motion import MAX_SHIFT, move
 from gvit.train.ranks import Ranks
-from gvit.train.reconstruction import Reconstruction
-from gvit.train.run import build_trainer, train
-from gvit.train.split import open_training_data
-from gvit.train.trainer import Trainer
+from gvit.train.run.checkpoint import read_checkpoint
+from gvit.train.run.interruption import Interrupted
+from gvit.train.run.metrics import read_metrics
+from gvit.train.run.run import build_trainer, train
+from gvit.train.run.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).parent))
 import small_runs
@@ -293,7 +293,7 @@ class Leak(torch.nn.Module):
 
 def predictions(trainer, labels, classify_of):
     """What an evaluation predicts where the loader carries these labels."""
-    from gvit.train.evaluate import evaluate
+    from gvit.train.model.evaluate import evaluate
 
     trainer.val_loader._labels = labels.numpy()
     return evaluate(classify_of(labels), trainer.val_loader, 3, ALONE).predicted
@@ -308,7 +308,7 @@ def ignores_labels(trainer, classify_of):
 
 @pytest.mark.parametrize("mode", ["none", *MODES])
 def test_other_labels_at_evaluation_change_no_prediction(shards, tmp_path, mode):
-    from gvit.train.evaluate import classifier_of
+    from gvit.train.model.evaluate import classifier_of
 
     trainer = trainer_of(config_of(shards, tmp_path, mode))
     if trainer.model.refiner is not None:

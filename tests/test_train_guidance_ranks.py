@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gvit.schemas import open_dataset
-from gvit.train.checkpoint import read_checkpoint
-from gvit.train.metrics import read_metrics
-from gvit.train.movement import Movement
+from gvit.dataset.reader import open_dataset
+from gvit.train.guidance.movement import Movement
+from gvit.train.guidance.source_images import SourceImages
 from gvit.train.ranks import Ranks
-from gvit.train.source_images import SourceImages
+from gvit.train.run.checkpoint import read_checkpoint
+from gvit.train.run.metrics import read_metrics
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_sets import SIZE, write_dataset

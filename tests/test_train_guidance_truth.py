@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from gvit.render.operator import render
-from gvit.train.evaluate import classifier_of
-from gvit.train.guidance import RefineGuide
-from gvit.train.guidance_config import GuidanceConfig
-from gvit.train.reconstruction import Reconstruction
-from gvit.train.trainer import DivergedError
+from gvit.rendering.operator import render
+from gvit.train.guidance.config import GuidanceConfig
+from gvit.train.guidance.guides import RefineGuide
+from gvit.train.guidance.reconstruction import Reconstruction
+from gvit.train.model.evaluate import classifier_of
+from gvit.train.run.trainer import DivergedError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_sets import SIZE, write_dataset

@@ -4,6 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gvit.dataset.commit import commit_shard, write_manifest
+from gvit.dataset.open_shard import read_rows
+from gvit.dataset.reader import open_dataset
 from gvit.schemas import (
     ENCODINGS,
     NUM_FIELDS,
@@ -13,15 +16,11 @@ from gvit.schemas import (
     GvitError,
     Row,
     build_manifest,
-    commit_shard,
     encode,
-    open_dataset,
-    read_rows,
-    write_manifest,
 )
-from gvit.train import loader as loader_module
-from gvit.train import set_cache
-from gvit.train.loader import SetLoader
+from gvit.train.data import loader as loader_module
+from gvit.train.data import set_cache
+from gvit.train.data.loader import SetLoader
 
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")

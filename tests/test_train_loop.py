@@ -12,22 +12,23 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from gvit.schemas import GvitError, open_dataset
-from gvit.train import metrics, run
-from gvit.train.augment import AugmentConfig
-from gvit.train.checkpoint import read_checkpoint
-from gvit.train.config import DataConfig, OptimConfig, RunConfig
-from gvit.train.evaluate import evaluate
-from gvit.train.interruption import Interrupted
-from gvit.train.loader import SetLoader
-from gvit.train.metrics import read_metrics
-from gvit.train.mix import MixConfig
-from gvit.train.model import ModelConfig
-from gvit.train.predict import evaluate_checkpoint, load_model
-from gvit.train.run import train
+from gvit.dataset.reader import open_dataset
+from gvit.schemas import GvitError
+from gvit.train.config import OptimConfig, RunConfig
+from gvit.train.data.augment import AugmentConfig
+from gvit.train.data.loader import SetLoader
+from gvit.train.data.mix import MixConfig
+from gvit.train.data.split import DataConfig, Subset, open_training_data
+from gvit.train.model.classifier import ModelConfig
+from gvit.train.model.evaluate import evaluate
+from gvit.train.run import metrics, run
+from gvit.train.run.checkpoint import read_checkpoint
+from gvit.train.run.interruption import Interrupted
+from gvit.train.run.metrics import read_metrics
+from gvit.train.run.run import train
+from gvit.train.run.trained import evaluate_checkpoint, load_model
+from gvit.train.run.trainer import Trainer
 from gvit.train.schedule import ScheduleConfig
-from gvit.train.split import Subset, open_training_data
-from gvit.train.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_sets import CLASSES, write_dataset

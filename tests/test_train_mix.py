@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gvit.schemas import GvitError
-from gvit.train import mix as mix_module
-from gvit.train.keyed_random import uniform
-from gvit.train.mix import LabelledSets, MixConfig, mix, soft_targets
+from gvit.train.data import mix as mix_module
+from gvit.train.data.keyed_random import uniform
+from gvit.train.data.mix import LabelledSets, MixConfig, mix, soft_targets
 
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional
 
 from gvit.schemas import GvitError
-from gvit.train.model import ModelConfig, build_model
-from gvit.train.tokens import FIELD_FEATURES, TokenConfig, depth_rank
+from gvit.train.model.classifier import ModelConfig, build_model
+from gvit.train.model.tokens import FIELD_FEATURES, TokenConfig, depth_rank
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_sets import make_sets

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gvit.train.order import (
+from gvit.train.data.order import (
     epoch_order,
     evaluation_batches,
     partners_of,

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from gvit.train import keyed_random
-from gvit.train.keyed_random import hashes, uniform
+from gvit.train.data import keyed_random
+from gvit.train.data.keyed_random import hashes, uniform
 
 WORD = (1 << 64) - 1
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from gvit.train.model import ModelConfig
-from gvit.train.run import train
+from gvit.train.model.classifier import ModelConfig
+from gvit.train.run.run import train
 
 sys.path.insert(0, str(Path(__file__).parent))
 import test_train_loop as loop
@@ -27,8 +27,8 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 import test_train_resume_ranks as here
-from gvit.train.interruption import Interrupted
-from gvit.train.trainer import Trainer
+from gvit.train.run.interruption import Interrupted
+from gvit.train.run.trainer import Trainer
 
 stock = Trainer.update
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from gvit.schemas import GvitError, canonicalize, open_dataset
-from gvit.train.tokens import (
+from gvit.dataset.reader import open_dataset
+from gvit.schemas import GvitError, canonicalize
+from gvit.train.model.tokens import (
     FIELD_FEATURES,
     SetTokens,
     TokenConfig,

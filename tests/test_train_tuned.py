@@ -9,14 +9,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from gvit.original_images import open_sources
-from gvit.schemas import GvitError, open_dataset
-from gvit.schemas.verify import verify
-from gvit.train.config import DataConfig, RunConfig, TrainConfig
-from gvit.train.guidance_config import GuidanceConfig
-from gvit.train.model import ModelConfig
-from gvit.train.predict import evaluate_checkpoint
-from gvit.train.run import train
+from gvit.dataset.reader import open_dataset
+from gvit.dataset.verify import verify
+from gvit.schemas import GvitError
+from gvit.train.config import RunConfig, TrainConfig
+from gvit.train.data.split import DataConfig
+from gvit.train.guidance.config import GuidanceConfig
+from gvit.train.guidance.source_images import open_sources
+from gvit.train.model.classifier import ModelConfig
+from gvit.train.run.run import train
+from gvit.train.run.trained import evaluate_checkpoint
 from gvit.train.schedule import ScheduleConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -57,7 +59,7 @@ def tuned(encoded):
     """The whole way up to the dataset: encoded, trained with the sets moving, written."""
     guidance = guidance_of(encoded, write_tuned=encoded / "tuned")
     config = config_of(encoded / "shards", encoded / "run", guidance=guidance)
-    train(config, console=SILENT, open_sources=open_sources)
+    train(config, console=SILENT)
     return encoded / "tuned"
 
 
@@ -75,7 +77,7 @@ def test_tuned_sets_are_a_dataset_of_the_training_split_that_says_that_labels_ha
 def test_a_place_for_tuned_sets_that_is_taken_is_refused_before_training(encoded, tuned, tmp_path):
     config = config_of(encoded / "shards", tmp_path / "run", guidance=guidance_of(encoded, write_tuned=tuned))
     with pytest.raises(GvitError, match=r"tuned is there already"):
-        train(config, console=SILENT, open_sources=open_sources)
+        train(config, console=SILENT)
     assert not (tmp_path / "run").exists()
 
 
@@ -85,7 +87,6 @@ def test_a_finished_run_that_wrote_its_tuned_sets_can_be_started_again(encoded, 
     train(
         config_of(encoded / "shards", encoded / "run", guidance=guidance),
         console=SILENT,
-        open_sources=open_sources,
     )
     assert (tuned / "dataset.json").read_bytes() == before
 
@@ -94,10 +95,10 @@ def test_another_finished_run_does_not_take_them_for_its_own(encoded, tuned, tmp
     config = config_of(
         encoded / "shards", tmp_path / "run", epochs=1, guidance=guidance_of(encoded, reach=2.0)
     )
-    train(config, console=SILENT, open_sources=open_sources)
+    train(config, console=SILENT)
     again = replace(config, guidance=replace(config.guidance, write_tuned=tuned))
     with pytest.raises(GvitError, match=r"tuned is there already"):
-        train(again, console=SILENT, open_sources=open_sources)
+        train(again, console=SILENT)
 
 
 def test_a_run_goes_on_where_the_images_have_moved_to(encoded, tmp_path):
@@ -106,13 +107,13 @@ def test_a_run_goes_on_where_the_images_have_moved_to(encoded, tmp_path):
         config = config_of(
             encoded / "shards", tmp_path / "run", epochs=1, guidance=guidance_of(encoded, images=images)
         )
-        train(config, console=SILENT, open_sources=open_sources)
+        train(config, console=SILENT)
     with pytest.raises(GvitError, match=r"other settings, guidance\.images"):
         train(replace(config, guidance=guidance_of(encoded, images=None)), console=SILENT)
 
 
 def test_the_quality_of_tuned_sets_is_measured_against_the_images(encoded, tuned):
-    from gvit.pipeline.rerender import rerender_faults
+    from gvit.pictures.rerender import rerender_faults
 
     assert rerender_faults(tuned, encoded / "images", sample=100) == ()
 
@@ -146,9 +147,9 @@ def test_nothing_is_evaluated_on_the_images_that_it_was_trained_on(encoded, tune
 
 
 def test_guidance_by_images_starts_from_their_true_pixels(encoded):
-    from gvit.pipeline.decode import decode_image, read_image
+    from gvit.images.decode import decode_image, read_image
+    from gvit.train.guidance.source_images import SourceImages
     from gvit.train.ranks import Ranks
-    from gvit.train.source_images import SourceImages
 
     dataset = open_dataset(encoded / "shards").split("train")
     find = open_sources(dataset.manifest, images=encoded / "images", masks=None).pixels
@@ -169,11 +170,11 @@ def test_images_that_are_others_are_refused_by_name(encoded, tmp_path):
         encoded / "shards", tmp_path / "run", guidance=guidance_of(encoded, images=tmp_path / "images")
     )
     with pytest.raises(GvitError, match=r"train/red/0\.png, the file there is another one"):
-        train(config, console=SILENT, open_sources=open_sources)
+        train(config, console=SILENT)
 
 
 def test_a_folder_that_is_not_there_is_refused(encoded, tmp_path):
     guidance = guidance_of(encoded, images=tmp_path / "nothing")
     config = config_of(encoded / "shards", tmp_path / "run", guidance=guidance)
     with pytest.raises(GvitError, match=r"there is no .*nothing"):
-        train(config, console=SILENT, open_sources=open_sources)
+        train(config, console=SILENT)

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from gvit.cli import app
-from gvit.schemas import DatasetError, GvitError, open_dataset
-from gvit.schemas.cache import cached
+from gvit.commands.app import app
+from gvit.dataset.reader import open_dataset
+from gvit.dataset.remote.cache import cached
+from gvit.dataset.remote.hub import hub_place, push_to_hub
+from gvit.dataset.remote.remote import Difference, Remote
+from gvit.dataset.remote.transfer import difference, pull, push
+from gvit.dataset.remote.urls import as_url
+from gvit.dataset.verify import verify
+from gvit.dataset.zarr.writer import convert_to_zarr
+from gvit.schemas import DatasetError, GvitError
 from gvit.schemas.checksums import parse_checksums
-from gvit.schemas.hub import hub_place, push_to_hub
-from gvit.schemas.remote import Remote
-from gvit.schemas.transfer import Difference, difference, pull, push
-from gvit.schemas.urls import as_url
-from gvit.schemas.verify import verify
-from gvit.schemas.zarr_writer import convert_to_zarr
 
 sys.path.insert(0, str(Path(__file__).parent))
 import small_dataset as small

@@ -11,14 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from gvit.cli import app
-from gvit.schemas import ENCODINGS, ROW_SCHEMA, DatasetError, FileInfo, Row, open_dataset, write_manifest
+from gvit.commands.app import app
+from gvit.dataset.commit import write_manifest
+from gvit.dataset.reader import open_dataset
+from gvit.dataset.verify import verify
+from gvit.dataset.zarr.writer import convert_to_zarr
+from gvit.schemas import ENCODINGS, ROW_SCHEMA, DatasetError, FileInfo, Row
 from gvit.schemas.checksums import checksums_of, dump_checksums, hash_file
 from gvit.schemas.json_codec import to_json
 from gvit.schemas.manifest import read_done_mark, read_manifest
 from gvit.schemas.rows import parquet_bytes, rows_to_table, table_to_rows
-from gvit.schemas.verify import verify
-from gvit.schemas.zarr_writer import convert_to_zarr
 
 sys.path.insert(0, str(Path(__file__).parent))
 import small_dataset as small

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gvit import cli
-from gvit.pipeline.decode import decode_image
-from gvit.render.cpu import render_numpy
-from gvit.render.ellipses import DEVIATIONS, draw_ellipses, ellipse_outlines
-from gvit.render.lettering import fit_text, text_width
-from gvit.render.view import Subject, draw_view, error_map
-from gvit.schemas import open_dataset
+from gvit.commands import app as cli
+from gvit.dataset.reader import open_dataset
+from gvit.images.decode import decode_image
+from gvit.pictures.ellipses import DEVIATIONS, draw_ellipses, ellipse_outlines
+from gvit.pictures.lettering import fit_text, text_width
+from gvit.pictures.view import Subject, draw_view, error_map
+from gvit.rendering.cpu import render_numpy
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_encode as fake
@@ -235,8 +235,8 @@ def test_an_empty_dataset_has_nothing_to_draw(gvit_view, world):
 
 
 def test_a_row_cannot_point_out_of_the_folder_of_images(world):
-    from gvit.pipeline.originals import Originals
-    from gvit.pipeline.pictures import find_row
+    from gvit.images.originals import Originals
+    from gvit.pictures.draw import find_row
 
     dataset = open_dataset(world / "dst")
     row = find_row(dataset, "cats/1")
@@ -249,7 +249,7 @@ def test_a_row_cannot_point_out_of_the_folder_of_images(world):
 
 def test_looking_needs_no_torch(world):
     program = (
-        "import sys\nfrom gvit import cli\n"
+        "import sys\nfrom gvit.commands import app as cli\n"
         "sys.argv = ['gvit', 'view', 'dst']\n"
         "try: cli.main()\nexcept SystemExit: pass\n"
         "print([name for name in ('torch', 'ray') if name in sys.modules])"

@@ -15,22 +15,23 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from gvit import cli
-from gvit.guided_sets import find_guided_set
-from gvit.render.cpu import render_numpy
-from gvit.render.displacement import draw_displacement
-from gvit.render.guided_view import draw_guided_view
-from gvit.render.view import Subject
-from gvit.schemas import GvitError, open_dataset
-from gvit.train.augment import AugmentConfig
-from gvit.train.checkpoint import CheckpointFolder, read_checkpoint
-from gvit.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
-from gvit.train.guidance_config import GuidanceConfig
-from gvit.train.model import ModelConfig
+from gvit.commands import app as cli
+from gvit.dataset.reader import open_dataset
+from gvit.pictures.displacement import draw_displacement
+from gvit.pictures.guided_view import draw_guided_view
+from gvit.pictures.view import Subject
+from gvit.rendering.cpu import render_numpy
+from gvit.schemas import GvitError
+from gvit.train.config import OptimConfig, RunConfig, TrainConfig
+from gvit.train.data.augment import AugmentConfig
+from gvit.train.data.split import DataConfig, open_training_data
+from gvit.train.guidance.config import GuidanceConfig
+from gvit.train.model.classifier import ModelConfig
 from gvit.train.ranks import Ranks
-from gvit.train.run import build_trainer, train
+from gvit.train.run.checkpoint import CheckpointFolder, read_checkpoint
+from gvit.train.run.guided_sets import find_guided_set
+from gvit.train.run.run import build_trainer, train
 from gvit.train.schedule import ScheduleConfig
-from gvit.train.split import open_training_data
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_sets import SIZE, make_sets, write_dataset

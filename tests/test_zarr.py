@@ -8,9 +8,10 @@ import pytest
 import tensorstore
 import zarr
 
-from gvit.schemas import ENCODINGS, DatasetError, open_dataset
-from gvit.schemas.zarr_arrays import OBJECT_ROWS
-from gvit.schemas.zarr_writer import convert_to_zarr
+from gvit.dataset.reader import open_dataset
+from gvit.dataset.zarr.arrays import OBJECT_ROWS
+from gvit.dataset.zarr.writer import convert_to_zarr
+from gvit.schemas import ENCODINGS, DatasetError
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_encode as fake
@@ -93,8 +94,8 @@ def test_a_dataset_reads_the_same_from_either(both):
 
 
 def test_sets_are_found_in_every_file_of_a_large_array(tmp_path, monkeypatch):
-    monkeypatch.setattr("gvit.schemas.zarr_arrays.OBJECT_ROWS", 256)
-    monkeypatch.setattr("gvit.schemas.zarr_writer.OBJECT_ROWS", 256)
+    monkeypatch.setattr("gvit.dataset.zarr.arrays.OBJECT_ROWS", 256)
+    monkeypatch.setattr("gvit.dataset.zarr.writer.OBJECT_ROWS", 256)
     sets = small.write_small(tmp_path)
     convert_to_zarr(open_dataset(tmp_path), tmp_path)
     assert len(list((tmp_path / "gaussians.zarr" / "gaussians").rglob("0"))) > 2
@@ -187,7 +188,7 @@ def test_a_kill_in_the_middle_of_a_conversion_leaves_no_half_of_it(source, refer
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("gvit.schemas.zarr_writer._flush", die)
+        patch.setattr("gvit.dataset.zarr.writer._flush", die)
         with pytest.raises(KeyboardInterrupt):
             fake.fake_encode(source, tmp_path, format="zarr")
     assert not (tmp_path / "gaussians.zarr").exists()

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - the settings read the types of the fields
 
 from ..schemas.errors import GvitError
-from .augment import AugmentConfig
-from .guidance_config import GuidanceConfig
-from .mix import MixConfig
-from .model import ModelConfig
+from .data.augment import AugmentConfig
+from .data.mix import MixConfig
+from .data.split import DataConfig  # noqa: TC001 - the settings read the types of the fields
+from .guidance.config import GuidanceConfig
+from .model.classifier import ModelConfig
 from .schedule import ScheduleConfig
 
-__all__ = ["DEVICES", "PRECISIONS", "DataConfig", "OptimConfig", "RunConfig", "TrainConfig"]
+__all__ = ["DEVICES", "PRECISIONS", "OptimConfig", "RunConfig", "TrainConfig"]
 
-CACHES = ("auto", "memory", "mmap")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 RESUMES = ("auto", "never")
@@ -30,33 +30,6 @@ def _within(name: str, value: float | None, low: float, high: float) -> None:
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise GvitError(f"{name} must be one of {', '.join(known)}, not {value!r}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """Which sets are trained and evaluated on.
-
-    Attributes:
-        shards: A dataset that gvit encode wrote; its split "train" where it has one, else all of it.
-        val_shards: Another dataset to evaluate on; None takes the split "val" of the first.
-        val_fraction: Share of the training sets to hold out in place of either, above 0 to 0.9; None holds
-            out a tenth where there is nothing else to evaluate on.
-        cache: "memory", "mmap" or "auto".
-        allow_empty_classes: Train although a class has no sample.
-    """
-
-    shards: Path
-    val_shards: Path | None = None
-    val_fraction: float | None = None
-    cache: str = "auto"
-    allow_empty_classes: bool = False
-
-    def __post_init__(self) -> None:
-        _one_of("data.cache", self.cache, CACHES)
-        if self.val_fraction is not None and not 0.0 < self.val_fraction <= 0.9:
-            raise GvitError(f"data.val_fraction must be above 0 and at most 0.9, not {self.val_fraction}")
-        if self.val_fraction is not None and self.val_shards is not None:
-            raise GvitError("give either a dataset to evaluate on or a fraction to hold out, not both")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,7 +126,10 @@ def gpu_hours(recipe: Recipe, gpu: str) -> float:
         recipe: Which one.
         gpu: A name of ``PEAK_FLOPS``.
     """
-    from .model import ModelConfig, forward_flops  # timm takes seconds, and names alone need it not
+    from .model.classifier import (  # timm takes seconds, and names alone need it not
+        ModelConfig,
+        forward_flops,
+    )
     from .settings import build
 
     model: ModelConfig = build(ModelConfig, recipe.settings["model"])

@@ -19,9 +19,9 @@ from PIL import Image
 from skimage import data
 from sklearn.datasets import load_digits
 
+from gvit.fitting.config import FitConfig
 from gvit.pipeline.config import EncodeConfig
 from gvit.pipeline.encode import encode
-from gvit.pipeline.fit_config import FitConfig
 
 
 def make_images(root: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gvit.render.reference import render_reference
+from gvit.rendering.reference import render_reference
 
 # name, number, height, width, smallest and largest scale (canvas units), opacities, span of the centres
 VECTORS = (

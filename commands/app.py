@@ -1,0 +1,106 @@
+"""The command `gvit` and its two stages under names of their own, `gvit-encode` and `gvit-train`.
+
+Decoding processes import this module again, so it stays light: no torch, numba, ray or pyarrow.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import typer
+
+from .bench import bench_app
+from .card import card_command
+from .demo import demo_command
+from .encode import encode_command
+from .look import info_command, status_command, view_command
+from .predict import predict_command
+from .sharing import export_command, verify_command
+from .train import evaluate_command, train_command
+from .transfer import pull_command, push_command
+
+__all__ = ["encode_main", "main", "train_main"]
+
+EXIT_BAD_INPUT = 2
+SPINS = "2000"
+"""How often a thread of torch looks for work before it sleeps. At OpenMP's default, many times that, threads
+that wait keep the cores from those they wait for: beside a second process, training was five times slower."""
+
+
+def _new_app(description: str | None = None) -> typer.Typer:
+    return typer.Typer(
+        help=description,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def _run(app: typer.Typer) -> None:
+    """Run a command line; an error that a person can act on is its one sentence and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a class name may be more than an ASCII pipe can say
+        sys.stdout.reconfigure(errors="backslashreplace")
+    _sleep_while_waiting()
+    try:
+        app()
+    except Exception as error:
+        from ..schemas.errors import GvitError  # pulls pyarrow in, which `--help` need not wait for
+
+        if not isinstance(error, GvitError):
+            raise
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+def _sleep_while_waiting() -> None:
+    """Have torch's threads leave their cores soon when they wait; torch has not been imported yet."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+app = _new_app(
+    "Images as sets of 2D Gaussians: encode a dataset once, train Vision Transformers on the sets."
+)
+app.command("encode")(encode_command)
+app.command("info")(info_command)
+app.command("status")(status_command)
+app.command("view")(view_command)
+app.command("demo")(demo_command)
+app.command("verify")(verify_command)
+app.command("export")(export_command)
+app.command("card")(card_command)
+app.command("push")(push_command)
+app.command("pull")(pull_command)
+app.command("train")(train_command)
+app.command("evaluate")(evaluate_command)
+app.command("predict")(predict_command)
+
+app.add_typer(bench_app, name="bench")
+
+
+@app.callback(invoke_without_command=True)
+def _help(context: typer.Context) -> None:  # pyright: ignore[reportUnusedFunction]
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """`gvit`."""
+    _run(app)
+
+
+def encode_main() -> None:
+    """`gvit-encode`: the same as `gvit encode`."""
+    alone = _new_app()
+    alone.command("gvit-encode")(encode_command)
+    _run(alone)
+
+
+def train_main() -> None:
+    """`gvit-train`: the same as `gvit train`."""
+    alone = _new_app()
+    alone.command("gvit-train")(train_command)
+    _run(alone)

@@ -1,0 +1,311 @@
+"""Stage 1 on the command line.
+
+What a command needs is imported in its body, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from types import FrameType
+
+    from rich.console import Console
+
+    from ..images.decode import Crop
+    from ..pipeline.config import EncodeConfig
+    from ..pipeline.dry_run import Estimate
+    from ..pipeline.encode import EncodeSummary
+
+__all__ = ["encode_command"]
+
+EXIT_FAILURES = 1
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+CLASSES_SHOWN = 20
+
+_FIT = "The fit"
+_STORAGE = "The dataset"
+_RUN = "The run (changes no byte of the result)"
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SRC",
+        help="Images: a folder, flat, with class folders or train/ and val/; or .tar or .parquet files.",
+    ),
+]
+Destination = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DST",
+        help="Folder of the dataset, or a URL as s3://bucket/name; continued where it is unfinished.",
+    ),
+]
+NumGaussians = Annotated[int, typer.Option(help="Gaussians per image.", rich_help_panel=_FIT)]
+Size = Annotated[int, typer.Option(help="Side of the square canvas in pixels.", rich_help_panel=_FIT)]
+Preset = Annotated[
+    str, typer.Option(help="fast, default or best: 50, 200 or 500 steps.", rich_help_panel=_FIT)
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        help="Work per image in full-size steps, in place of the preset's.",
+        show_default="the preset's",
+        rich_help_panel=_FIT,
+    ),
+]
+TargetPsnr = Annotated[
+    float | None,
+    typer.Option(help="Stop an image's fit at this PSNR in dB.", show_default="never", rich_help_panel=_FIT),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the shuffle and of the fit.", rich_help_panel=_FIT)]
+CropName = Annotated[
+    str,
+    typer.Option(help="none keeps the whole image, center its largest centred square.", rich_help_panel=_FIT),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        help="Classes of images without class folders: CSV path,label, or ImageNet's own lists.",
+        rich_help_panel=_STORAGE,
+    ),
+]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(
+        help="What people call the classes: lines of class and name, or JSON; kept in class-names.json.",
+        rich_help_panel=_STORAGE,
+    ),
+]
+Store = Annotated[
+    str,
+    typer.Option(help="auto, float16 or float32; auto is float16 up to size 512.", rich_help_panel=_STORAGE),
+]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format", help="webdataset, or zarr: the same sets as Zarr arrays too.", rich_help_panel=_STORAGE
+    ),
+]
+ShardSize = Annotated[str, typer.Option(help="Images per shard, or auto.", rich_help_panel=_STORAGE)]
+BatchSize = Annotated[str, typer.Option(help="Images fitted at once, or auto.", rich_help_panel=_RUN)]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_RUN)]
+Workers = Annotated[
+    str,
+    typer.Option(help="Inline: CPU cores to fit on. Ray: workers. auto takes all.", rich_help_panel=_RUN),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="auto, inline (this process) or ray (many processes or machines).", rich_help_panel=_RUN
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster: auto, host:port or ray://host:port.",
+        show_default="one started on this machine",
+        rich_help_panel=_RUN,
+    ),
+]
+GpusPerWorker = Annotated[
+    float | None, typer.Option(help="Ray on GPUs: GPUs, or a share of one.", rich_help_panel=_RUN)
+]
+CpusPerWorker = Annotated[int | None, typer.Option(help="Ray: CPU cores.", rich_help_panel=_RUN)]
+HangSeconds = Annotated[
+    float,
+    typer.Option(help="Ray: a worker without progress for so long counts as dead.", rich_help_panel=_RUN),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, how large and how long; write nothing.")
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Try images again that failed in an earlier run.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the gvit dataset that DST holds first.")]
+Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
+
+
+def encode_command(
+    source: Source,
+    destination: Destination,
+    num_gaussians: NumGaussians = 256,
+    size: Size = 224,
+    preset: Preset = "default",
+    steps: Steps = None,
+    target_psnr: TargetPsnr = None,
+    seed: Seed = 0,
+    crop: CropName = "none",
+    labels: Labels = None,
+    class_names: ClassNames = None,
+    store: Store = "auto",
+    shard_size: ShardSize = "auto",
+    storage_format: Format = "webdataset",
+    batch_size: BatchSize = "auto",
+    device: Device = "auto",
+    workers: Workers = "auto",
+    engine: Engine = "auto",
+    ray_address: RayAddress = None,
+    gpus_per_worker: GpusPerWorker = None,
+    cpus_per_worker: CpusPerWorker = None,
+    hang_seconds: HangSeconds = 1800.0,
+    dry_run: DryRun = False,
+    retry_failed: RetryFailed = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Turn images into a dataset of 2D Gaussians.
+
+    Interrupted at any point, the same command goes on where it was and ends with the same bytes.
+    Exit code 0: done; 1: done, but some images failed; 2: it could not be done; 130: interrupted.
+    """
+    from ..fitting.config import FitConfig
+    from ..pipeline.config import EncodeConfig, RunConfig
+
+    run = RunConfig(device=device, engine=engine, retry_failed=retry_failed, overwrite=overwrite)
+    run = replace(run, workers=_number("--workers", workers), batch_size=_number("--batch-size", batch_size))
+    sized = replace(run, gpus_per_worker=gpus_per_worker, cpus_per_worker=cpus_per_worker)
+    config = EncodeConfig(
+        source=source,
+        destination=destination,
+        fit=FitConfig(
+            num_gaussians=num_gaussians,
+            size=size,
+            preset=preset,
+            steps=steps,
+            seed=seed,
+            target_psnr=target_psnr,
+        ),
+        labels=labels,
+        class_names=class_names,
+        crop=cast("Crop", crop),  # checked by the config
+        store=None if store == "auto" else store,
+        shard_size=_number("--shard-size", shard_size),
+        format=storage_format,
+        run=replace(sized, ray_address=ray_address, hang_seconds=hang_seconds),
+    )
+    raise typer.Exit(_execute(config, dry_run=dry_run, as_json=as_json))
+
+
+def _execute(config: EncodeConfig, *, dry_run: bool, as_json: bool) -> int:
+    from rich.console import Console
+
+    with _interruptible(config.destination, Console(stderr=True)):
+        return _estimate(config, as_json=as_json) if dry_run else _encode(config, as_json=as_json)
+
+
+def _encode(config: EncodeConfig, *, as_json: bool) -> int:
+    from rich.console import Console
+
+    from ..pipeline.encode import encode
+
+    console = Console(stderr=True)
+    summary = encode(config, console=console)
+    _tell_failures(summary, console)
+    _say(console if as_json else Console(), _words(summary))
+    if as_json:
+        names = ("images", "failed", "seconds", "images_per_second", "psnr_mean", "steps_mean")
+        typer.echo(json.dumps({name: getattr(summary, name) for name in names}))
+    return EXIT_FAILURES if summary.failed else 0
+
+
+def _estimate(config: EncodeConfig, *, as_json: bool) -> int:
+    from ..pipeline.dry_run import estimate
+
+    found = estimate(config)
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        _tell_estimate(found)
+    return 0
+
+
+def _tell_failures(summary: EncodeSummary, console: Console) -> None:
+    for source, reason in summary.failures:
+        _say(console, f"failed: {source}: {reason}")
+    if summary.failed > len(summary.failures):
+        more = summary.failed - len(summary.failures)
+        _say(console, f"... and {more} more; the .parquet files hold every reason")
+
+
+def _words(summary: EncodeSummary) -> str:
+    from ..dataset.remote.urls import place_name
+
+    quality = "" if summary.psnr_mean is None else f", mean PSNR {summary.psnr_mean:.2f} dB"
+    steps = "" if summary.steps_mean is None else f", {summary.steps_mean:g} steps an image"
+    return (
+        f"{place_name(summary.destination)}: {summary.images} images, {summary.failed} failed{quality} "
+        f"({summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s{steps} in this run)"
+    )
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell_estimate(found: Estimate) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..pipeline.progress import plain_duration
+
+    table = Table("split or class", "images")
+    for split, count in found.splits.items():
+        table.add_row(split, str(count))
+    table.add_section()
+    for name, count in islice(found.classes.items(), CLASSES_SHOWN):
+        table.add_row(name, str(count))
+    if len(found.classes) > CLASSES_SHOWN:
+        table.add_row(f"... {len(found.classes)} classes", "")
+    console = Console()
+    console.print(table)
+    probed = (
+        "unknown: no probed image can be fitted" if found.seconds is None else plain_duration(found.seconds)
+    )
+    _say(console, f"{found.images} images in {found.shards} shards, {found.ignored} other files passed over")
+    _say(console, f"about {found.bytes / 1e6:.1f} MB and {probed}; nothing was written")
+
+
+def _number(option: str, text: str) -> int | None:
+    """Read a whole number or "auto" (None)."""
+    from ..schemas.errors import GvitError
+
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise GvitError(f"{option} is {text!r}; give a whole number or auto") from error
+
+
+@contextlib.contextmanager
+def _interruptible(destination: Path, console: Console) -> Generator[None]:
+    """Turn Ctrl-C and SIGTERM into one sentence and an exit code."""
+    from ..dataset.remote.urls import place_name
+
+    terminated = False
+
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        nonlocal terminated
+        terminated = True  # an exception class of our own would not survive Ray, which raises its own
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        _say(console, f"interrupted; run the same command again to finish {place_name(destination)}")
+        raise typer.Exit(EXIT_TERMINATED if terminated else EXIT_INTERRUPTED) from interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)

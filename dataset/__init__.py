@@ -1,0 +1,1 @@
+"""Datasets on disk: written, read, selected, verified, exported and described."""

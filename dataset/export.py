@@ -1,0 +1,232 @@
+# pyright: reportUnknownParameterType=false
+"""Writing a dataset, or a part of it, in another form: as tar files, as Zarr, or a member per image."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..schemas.checksums import CARD_NAME, CLASS_NAMES_NAME
+from ..schemas.encoding import ENCODINGS, decode
+from ..schemas.errors import GvitError
+from ..schemas.manifest import DoneMark, Manifest, build_manifest
+from ..schemas.rows import Row, rows_to_table, table_to_rows
+from ..schemas.shards import BlockArrays
+from .class_names import dump_class_names, read_class_names
+from .commit import commit_shard, write_manifest
+from .reader import Dataset, Shard, open_shards
+from .selection import Selection, select
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+    from pathlib import Path
+
+__all__ = ["appearing", "check_unused", "export_samples", "export_webdataset", "export_zarr"]
+
+SAMPLES_PER_TAR = 4096
+
+
+def check_unused(out: Path) -> None:
+    """Check that a folder can appear.
+
+    Raises:
+        GvitError: `out` is there already and is not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise GvitError(f"{out} is there already and is not an empty folder; choose a new one")
+
+
+@contextmanager
+def appearing(out: Path) -> Generator[Path]:
+    """Make a folder that appears at `out` in full when the body ends, and not at all when it fails.
+
+    What a killed export left behind is removed by the next one to the same place.
+
+    Raises:
+        GvitError: `out` is there already and is not an empty folder, or cannot be made.
+    """
+    check_unused(out)
+    made = out.with_name(f".{out.name}.export.tmp")
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        made.mkdir(parents=True)
+        yield made
+        if out.exists():
+            out.rmdir()
+        made.rename(out)
+    except OSError as error:
+        why = error.strerror or error
+        raise GvitError(f"{out} cannot be written ({why}); free some space, or choose another") from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def export_webdataset(
+    dataset: Dataset, out: Path, selection: Selection, card: Callable[[Dataset], str]
+) -> int:
+    """Write the chosen sets as a dataset of tar files, and return their number.
+
+    A whole dataset comes out byte by byte as it was encoded, whichever form it is read from. Of a part, rows
+    of failed inputs are left out, classes and the names of shards and blocks stay.
+
+    Args:
+        dataset: What to read.
+        out: A folder that does not exist yet, or is empty.
+        selection: What to choose.
+        card: Writes the dataset card, given the new dataset.
+
+    Raises:
+        GvitError: Nothing is chosen, or `out` cannot be written.
+        DatasetError: The dataset is damaged.
+    """
+    with appearing(out) as folder:
+        manifest = _write_shards(dataset, folder, selection)
+        _finish(dataset, folder, manifest, card)
+    return manifest.images
+
+
+def export_zarr(dataset: Dataset, out: Path, selection: Selection, card: Callable[[Dataset], str]) -> int:
+    """Write the chosen sets as a dataset with its sets in `gaussians.zarr` alone.
+
+    Arguments, result and errors as of `export_webdataset`. The tar files are written first and removed
+    at the end, so that twice the space is needed.
+    """
+    from .zarr.writer import convert_to_zarr  # takes half a second to import
+
+    with appearing(out) as folder:
+        manifest = _write_shards(dataset, folder, selection)
+        convert_to_zarr(open_shards(folder, manifest), folder)
+        for shard in manifest.shards:
+            (folder / f"{shard.name}.tar").unlink()
+        (folder / ".gvit").rmdir()
+        _finish(dataset, folder, manifest, card)
+    return manifest.images
+
+
+def _finish(dataset: Dataset, folder: Path, manifest: Manifest, card: Callable[[Dataset], str]) -> None:
+    names = read_class_names(dataset.path)
+    if names:
+        (folder / CLASS_NAMES_NAME).write_bytes(dump_class_names(names))
+    (folder / CARD_NAME).write_text(card(open_shards(folder, manifest)), encoding="utf-8")
+    write_manifest(folder, manifest)
+
+
+def _write_shards(dataset: Dataset, folder: Path, selection: Selection) -> Manifest:
+    chosen = np.ones(len(dataset), dtype=bool)
+    if not selection.is_everything:
+        chosen[:] = False
+        chosen[select(dataset, selection)] = True
+    marks: list[DoneMark] = []
+    tables: list[Any] = []
+    start = 0
+    for shard in dataset.shards:
+        mask = chosen[start : start + shard.mark.images]
+        start += shard.mark.images
+        if selection.is_everything or mask.any():
+            rows = _rows(shard, mask, with_failed=selection.is_everything)
+            marks.append(_commit(folder, shard, mask, rows))
+            tables.append(rows_to_table(rows))
+    old = dataset.manifest
+    return build_manifest(
+        gaussians=old.gaussians,
+        size=old.size,
+        encoding=old.encoding,
+        fit=old.fit,
+        classes=old.classes,
+        marks=marks,
+        tables=tables,
+        name=old.name,
+        label_informed=old.label_informed,
+        tuning=old.tuning,
+    )
+
+
+def _commit(folder: Path, shard: Shard, mask: npt.NDArray[np.bool_], rows: list[Row]) -> DoneMark:
+    return commit_shard(
+        folder,
+        shard.mark.name,
+        _chosen_blocks(shard, mask),
+        rows,
+        split=shard.mark.split,
+        attempt="export",
+        still_ours=lambda: True,
+    )
+
+
+def _rows(shard: Shard, mask: npt.NDArray[np.bool_], *, with_failed: bool) -> list[Row]:
+    """Return the rows of the chosen sets of a shard, numbered anew."""
+    kept: list[Row] = []
+    stored = 0
+    for row in table_to_rows(shard.table):
+        if row.row is None:
+            kept += [row] if with_failed else []
+        elif mask[row.row]:
+            kept.append(replace(row, row=stored))
+            stored += 1
+    return kept
+
+
+def _chosen_blocks(shard: Shard, mask: npt.NDArray[np.bool_]) -> Iterator[BlockArrays]:
+    start = 0
+    for number, block in enumerate(shard.mark.blocks):
+        wanted = mask[start : start + block.rows]
+        start += block.rows
+        if wanted.any():
+            stored, labels = shard.reader.read_block(number)
+            yield BlockArrays(block.first, stored[wanted], labels[wanted])
+
+
+# ---------------------------------------------------------------- a member per image
+
+
+def export_samples(dataset: Dataset, out: Path, selection: Selection) -> int:
+    """Write the chosen sets as a classic WebDataset, members per image, and return their number.
+
+    The files are `<split>-NNNNNN.tar`; an image is three members: `<key>.gaussians.npy` `[N, 9]` (of the
+    storage type where that is a float, else float32), `<key>.cls`, the label (left out without classes), and
+    `<key>.json`, its row. Arguments and errors as of `export_webdataset`.
+    """
+    indices = select(dataset, selection)
+    rows = [row for row in table_to_rows(dataset.rows) if row.row is not None]
+    with appearing(out) as folder:
+        for split in sorted({rows[i].split for i in indices}):
+            mine = [i for i in indices.tolist() if rows[i].split == split]
+            for number, begin in enumerate(range(0, len(mine), SAMPLES_PER_TAR)):
+                part = mine[begin : begin + SAMPLES_PER_TAR]
+                with tarfile.open(
+                    folder / f"{split}-{number:06d}.tar", "w", format=tarfile.GNU_FORMAT
+                ) as tar:
+                    _write_samples(tar, dataset, part, [rows[i] for i in part])
+    return len(indices)
+
+
+def _write_samples(tar: tarfile.TarFile, dataset: Dataset, indices: list[int], rows: list[Row]) -> None:
+    stored = dataset.stored(indices)
+    floats = ENCODINGS[dataset.manifest.encoding].dtype.kind == "f"
+    sets = stored if floats else decode(stored, dataset.manifest.encoding)
+    for row, one in zip(rows, sets, strict=True):
+        array = io.BytesIO()
+        np.save(array, one, allow_pickle=False)
+        _add(tar, f"{row.key}.gaussians.npy", array.getvalue())
+        if row.label >= 0:
+            _add(tar, f"{row.key}.cls", str(row.label).encode())
+        _add(tar, f"{row.key}.json", json.dumps(_facts(row), ensure_ascii=False).encode())
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    names = ("key", "split", "label", "source", "width", "height", "psnr")
+    return {**{name: getattr(row, name) for name in names}, "class": row.class_name}
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)  # mode 0644; time, user and group 0: the same bytes every time
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))

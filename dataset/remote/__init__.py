@@ -1,0 +1,1 @@
+"""Datasets behind URLs: copied there and back, and kept in a cache."""

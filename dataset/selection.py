@@ -1,0 +1,85 @@
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
+"""Choosing a part of a dataset: by split, class, key, quality and number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.compute as pc
+
+from ..schemas.errors import GvitError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from .reader import Dataset
+
+__all__ = ["Selection", "select"]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What to choose; of everything that is given, all must hold.
+
+    Attributes:
+        splits: Names of splits, None for all.
+        classes: Names of classes, None for all.
+        keys: Keys, None for all.
+        min_psnr: Lowest PSNR in dB, None for any.
+        max_images: How many at most, at least 1, evenly spread over the order of the rest; None for all.
+    """
+
+    splits: frozenset[str] | None = None
+    classes: frozenset[str] | None = None
+    keys: frozenset[str] | None = None
+    min_psnr: float | None = None
+    max_images: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_images is not None and self.max_images < 1:
+            raise GvitError(f"max images is {self.max_images}; give a whole number of at least 1")
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether this chooses a whole dataset, the rows of its failed inputs too."""
+        return self == Selection()
+
+
+def select(dataset: Dataset, selection: Selection) -> npt.NDArray[np.int64]:
+    """Return the indices of the chosen sets, int64 `[n]` in order, n at least 1.
+
+    Raises:
+        GvitError: A split, a class or a key is not in the dataset, or nothing is chosen.
+    """
+    manifest = dataset.manifest
+    _require_known("split", selection.splits, list(manifest.splits))
+    _require_known("class", selection.classes, list(manifest.classes))
+    _require_known("key", selection.keys, dataset.keys)
+    rows = dataset.rows.filter(pc.equal(dataset.rows["status"], "ok"))
+    chosen = np.ones(len(dataset), dtype=bool)
+    for column, wanted in (
+        ("split", selection.splits),
+        ("class", selection.classes),
+        ("key", selection.keys),
+    ):
+        if wanted is not None:
+            chosen &= np.array([value in wanted for value in rows[column].to_pylist()], dtype=bool)
+    if selection.min_psnr is not None:
+        chosen &= rows["psnr"].to_numpy() >= selection.min_psnr
+    indices = np.flatnonzero(chosen)
+    if not len(indices):
+        raise GvitError(f"no image of {dataset.path} is chosen; ask for more")
+    if selection.max_images is not None and selection.max_images < len(indices):
+        indices = indices[np.linspace(0, len(indices) - 1, selection.max_images).round().astype(np.int64)]
+    return indices
+
+
+def _require_known(kind: str, wanted: frozenset[str] | None, known: list[str]) -> None:
+    unknown = sorted((wanted or frozenset()).difference(known))
+    if unknown:
+        near = get_close_matches(unknown[0], known, n=3) or known[:3]
+        others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise GvitError(f"the dataset has no {kind} {unknown[0]!r}{others}; it has {', '.join(near)}")

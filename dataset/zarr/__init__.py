@@ -1,0 +1,1 @@
+"""The sets of a dataset as Zarr arrays."""

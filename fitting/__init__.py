@@ -1,0 +1,1 @@
+"""One image to one set of Gaussians: start, steps, relocation; on CPUs and GPUs."""

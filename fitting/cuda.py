@@ -1,0 +1,63 @@
+"""The fit on a CUDA device: starts on the CPU's cores, everything else for a batch at once on the GPU."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..rendering.cuda import rasterize_cuda, render_cuda
+from ..schemas.gaussians import NUM_FIELDS
+from .batched import fit_batch
+from .cpu import fit_end, fit_start
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from .config import FitConfig
+    from .optimise import Rates
+    from .relocate import Relocation
+
+__all__ = ["fit_on_cuda", "render_on_cuda"]
+
+
+def fit_on_cuda(
+    pixels: npt.NDArray[np.uint8],
+    seeds: Sequence[int],
+    config: FitConfig,
+    stages: npt.NDArray[np.int64],
+    rates: Rates,
+    relocation: Relocation,
+    threads: int,
+) -> npt.NDArray[np.float32]:
+    """Fit sets to images uint8 [B, S, S, 3] on the current CUDA device; canonical fields float32 [B, N, 9].
+
+    Raises:
+        GvitError: There is no CUDA device, or gsplat's kernels cannot be built.
+    """
+    params = np.zeros((len(pixels), NUM_FIELDS, config.num_gaussians), np.float32)
+
+    def begin(b: int) -> None:
+        fit_start(np.ascontiguousarray(pixels[b]), np.uint64(seeds[b]), config.num_gaussians, params[b])
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(begin, range(len(pixels))))
+    targets = torch.from_numpy(np.ascontiguousarray(pixels)).cuda().permute(0, 3, 1, 2).float().div_(255.0)
+    start = torch.from_numpy(params).cuda().transpose(1, 2).contiguous()
+    plan = [(int(canvas), int(steps), int(rounds)) for canvas, steps, rounds in stages]
+    fitted = fit_batch(targets, start, plan, rates, relocation, rasterize_cuda)
+    ends = np.ascontiguousarray(fitted.transpose(1, 2).cpu().numpy())
+    fields = np.empty((len(pixels), config.num_gaussians, NUM_FIELDS), np.float32)
+    for b in range(len(pixels)):
+        fit_end(ends[b], config.size, fields[b])
+    return fields
+
+
+def render_on_cuda(gaussians: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
+    """Render sets [B, N, 9] on the current CUDA device: float32 [B, 3, S, S], not clipped."""
+    with torch.no_grad():
+        return render_cuda(torch.from_numpy(gaussians).cuda(), size, size).cpu().numpy()

@@ -1,0 +1,255 @@
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
+"""Parquet files with images in them, as the Hugging Face hub has them, as a source.
+
+Footers, and the column of labels, are read when listing; an image's bytes when it is decoded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...schemas.errors import DatasetError, GvitError
+from ...schemas.files import open_regular
+from ..keys import make_keys
+from ..references import ParquetCell
+from .folder import Entry, Listing, check_unicode, numbered_classes, shown, split_of
+from .parquet_cells import image_column
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+    from pathlib import Path
+
+__all__ = ["MAX_ROW_GROUP_BYTES", "ParquetSource", "find_in_parquet"]
+
+MAX_ROW_GROUP_BYTES = 2**29
+"""Of images in one row group; each decoding process holds one row group in memory."""
+
+_LABEL_COLUMNS = ("label", "labels", "fine_label")
+_DIGITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetSource:
+    """Parquet files of images, each file in the split that its name says; a row is an image.
+
+    The images are in the column "image" (or "img", or the only one of that kind), a struct with `bytes` or
+    plain binary; the labels in "label" (or "labels", "fine_label"): numbers, named by the features that the
+    Hugging Face hub keeps in the schema, or else by themselves; or text. An image's source is its file and
+    row, its place (number of its file, row group, row in it).
+
+    Attributes:
+        root: The folder of the Parquet files.
+        files: Their paths below it, sorted.
+    """
+
+    root: Path
+    files: tuple[str, ...]
+
+    @property
+    def reading_bytes(self) -> int:
+        """Memory for a row group, which is twice there while it is read, and for pyarrow."""
+        return 3 * MAX_ROW_GROUP_BYTES
+
+    def scan(self) -> Listing:
+        """List the rows by reading footers and labels.
+
+        Raises:
+            GvitError: A file cannot be read or is damaged, has no or several columns of images, or row groups
+                too large to be held in memory; the files disagree about the names of the classes; or a label
+                has no name.
+        """
+        tables = [_read_table(self.root / file) for file in self.files]
+        names = _agreed_names(self.files, tables)
+        labels = [label for table in tables for label in table.labels]
+        if not labels:
+            raise GvitError(f"{shown(self.root, self.files)} holds no image: there are no rows")
+        classes, class_names = _classes(labels, names)
+        index: dict[str | None, int] = {name: number for number, name in enumerate(classes)} | {None: -1}
+        rows = [
+            (f"{file}/{row:0{_DIGITS}d}", number, place)
+            for number, (file, table) in enumerate(zip(self.files, tables, strict=True))
+            for row, place in enumerate(_places(table.groups))
+        ]
+        sources = [source for source, _, _ in rows]
+        check_unicode(self.files)
+        splits = [split_of(file) for file in self.files]
+        entries = [
+            Entry(
+                key=key,
+                source=source,
+                split=splits[number],
+                label=index[name],
+                class_name=name,
+                place=(number, *place),
+                group=f"{self.files[number]}/{place[0]}",
+            )
+            for key, (source, number, place), name in zip(make_keys(sources), rows, class_names, strict=True)
+        ]
+        return Listing(tuple(sorted(entries, key=lambda entry: entry.source)), classes, 0)
+
+    def path_of(self, entry: Entry) -> Path:
+        """Return the Parquet file that holds the image."""
+        return self.root / self.files[entry.place[0]]
+
+    def reference(self, entry: Entry) -> ParquetCell:
+        """Return file, column and row of the image."""
+        _, group, row = entry.place
+        return ParquetCell(os.fspath(self.path_of(entry)), group, row)
+
+    def absolute(self) -> ParquetSource:
+        """Return the same files by absolute paths."""
+        return replace(self, root=self.root.absolute())
+
+
+def find_in_parquet(path: Path, row: str) -> ParquetCell | None:
+    """Return where the image of a row of a Parquet file is; None where there is no such row.
+
+    Raises:
+        GvitError: The file cannot be used.
+    """
+    groups = _groups(path)
+    if not row.isdecimal() or len(row) > _DIGITS or int(row) >= sum(groups):
+        return None
+    group, inside = next(islice(_places(groups), int(row), None))
+    return ParquetCell(os.fspath(path), group, inside)
+
+
+# ---------------------------------------------------------------- one file
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Rows of each row group, the label of each row, and the names that number labels have."""
+
+    groups: tuple[int, ...]
+    labels: list[int | str | None]
+    names: tuple[str, ...] | None
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[pq.ParquetFile]:
+    try:
+        with open_regular(path) as handle, pq.ParquetFile(handle, pre_buffer=False) as file:
+            _check_rows(path, file, os.fstat(handle.fileno()).st_size)
+            yield file
+    except DatasetError as error:
+        raise GvitError(str(error).partition(": ")[0]) from error
+    except (OSError, pa.ArrowException, ValueError, UnicodeDecodeError) as error:
+        first = str(error).partition("\n")[0]
+        raise GvitError(f"the Parquet file {path} cannot be used: {first}") from error
+
+
+def _check_rows(path: Path, file: pq.ParquetFile, length: int) -> None:
+    """Refuse counts that cannot be right, before so much is allocated, or rows are missed."""
+    rows, groups = file.metadata.num_rows, _group_sizes(file)
+    if rows > length:
+        raise GvitError(f"{path} is refused: it declares more rows than it has bytes")
+    if min(groups, default=0) < 0 or sum(groups) != rows:
+        raise GvitError(f"{path} is damaged: its row groups do not make the {rows} rows that it declares")
+
+
+def _groups(path: Path) -> tuple[int, ...]:
+    with _opened(path) as file:
+        return _group_sizes(file)
+
+
+def _group_sizes(file: pq.ParquetFile) -> tuple[int, ...]:
+    return tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
+
+
+def _places(groups: Sequence[int]) -> Iterator[tuple[int, int]]:
+    return ((group, row) for group, rows in enumerate(groups) for row in range(rows))
+
+
+def _read_table(path: Path) -> _Table:
+    with _opened(path) as file:
+        schema = file.schema_arrow
+        column = image_column(schema)
+        if column is None:
+            raise GvitError(
+                f"{path} has no column of images (there is {', '.join(schema.names)}); "
+                "it must be called image and hold bytes, or a struct with bytes"
+            )
+        _check_groups(path, file, column)
+        groups = _group_sizes(file)
+        label = next((name for name in _LABEL_COLUMNS if name in schema.names), None)
+        if label is None:
+            return _Table(groups, [None] * sum(groups), None)
+        labels = _read_labels(path, file, label)
+        if len(labels) != sum(groups):
+            raise GvitError(f"{path} is damaged: it holds {len(labels)} labels for {sum(groups)} rows")
+        return _Table(groups, labels, _feature_names(schema, label))
+
+
+def _check_groups(path: Path, file: pq.ParquetFile, column: str) -> None:
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        chunks = (group.column(i) for i in range(group.num_columns))
+        size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+        if size > MAX_ROW_GROUP_BYTES:
+            raise GvitError(
+                f"{path} has {size / 1e6:.0f} MB of images in one row group, to be read as a whole; write "
+                "it anew with some 100 rows in a group (row_group_size=100 of pyarrow.parquet.write_table)"
+            )
+
+
+def _read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int | str | None]:
+    kind = file.schema_arrow.field(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise GvitError(f"{path}: the column {column} holds {kind}; labels are whole numbers or text")
+    labels = file.read(columns=[column], use_threads=False).column(column).to_pylist()
+    return [None if label == -1 else label for label in labels]
+
+
+def _feature_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
+    """Return the class names that the Hugging Face hub's features have for a column, None without any."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(cast("list[str]", names))
+
+
+# ---------------------------------------------------------------- all files
+
+
+def _agreed_names(files: Sequence[str], tables: Sequence[_Table]) -> tuple[str, ...] | None:
+    found = {table.names: file for file, table in zip(files, tables, strict=True) if table.names}
+    if len(found) > 1:
+        one, another, *_ = found.values()
+        raise GvitError(f"{one} and {another} name their classes differently; encode them one by one")
+    names = next(iter(found), None)
+    repeated = {name for name, count in Counter(names).items() if count > 1}
+    return names and tuple(f"{n} ({i})" if n in repeated else n for i, n in enumerate(names))
+
+
+def _classes(
+    labels: Sequence[int | str | None], names: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], list[str | None]]:
+    """Return all classes, sorted, and the class of each label."""
+    given = {label for label in labels if label is not None}
+    numbers = {label for label in given if isinstance(label, int)}
+    if not given:
+        return (), [None] * len(labels)
+    if not numbers:
+        return tuple(sorted(cast("set[str]", given))), cast("list[str | None]", list(labels))
+    if numbers != given:
+        raise GvitError("labels are numbers in some files and text in others; encode them one by one")
+    names = names or numbered_classes(max(numbers))
+    if min(numbers) < 0 or max(numbers) >= len(names):
+        wrong = min(numbers) if min(numbers) < 0 else max(numbers)
+        raise GvitError(f"a label is {wrong} where there are {len(names)} classes; correct the Parquet files")
+    return tuple(sorted(names)), [None if label is None else names[int(label)] for label in labels]

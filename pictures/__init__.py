@@ -1,0 +1,1 @@
+"""What people look at: views, contact sheets, folders of renderings, cards, summaries."""

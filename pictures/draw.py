@@ -1,0 +1,186 @@
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
+"""Pictures of a dataset: one image in four panels, or many on a contact sheet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from ..schemas.errors import GvitError
+from ..schemas.rows import Row, table_to_rows
+from .contact_sheet import Thumbnail, draw_contact_sheet
+from .guided_view import draw_guided_view
+from .view import Subject, draw_view
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pyarrow as pa
+    from PIL import Image
+
+    from ..dataset.reader import Dataset
+    from ..images.originals import Originals
+    from ..schemas.gaussians import GuidedSet
+
+__all__ = [
+    "Picture",
+    "check_output",
+    "draw_guided",
+    "draw_one",
+    "draw_sheet",
+    "find_row",
+    "save",
+]
+
+_KEYS_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What was drawn: how many images, how many of them beside their originals, and why not all.
+
+    `facts` are plain values by name that only this kind of picture has.
+    """
+
+    image: Image.Image
+    images: int
+    originals: int
+    absence: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def find_row(dataset: Dataset, key: str) -> Row:
+    """Return the row of the set with this key, or made of the image at this path in the source.
+
+    Raises:
+        GvitError: There is none, or the image failed; the sentence says why, or names keys that there are.
+    """
+    table = dataset.rows
+    asked = pc.or_(pc.equal(table["key"], key), pc.equal(table["source"], key))
+    rows = table_to_rows(table.filter(asked))
+    stored = [row for row in rows if row.status == "ok"]
+    if stored:
+        return stored[0]
+    if rows:
+        raise GvitError(f"{key} has no set, it could not be encoded: {rows[0].error}")
+    raise GvitError(f"{dataset.path} has no image {key!r}; {_examples(dataset.keys, key)}")
+
+
+def _examples(keys: list[str], asked: str) -> str:
+    near = list(islice((key for key in keys if asked.lower() in key), _KEYS_NAMED))
+    return f"its keys are like {', '.join(near or keys[:_KEYS_NAMED])}" if keys else "it holds no sets at all"
+
+
+def draw_one(dataset: Dataset, originals: Originals, row: Row) -> Picture:
+    """Draw the four panels of a stored image."""
+    subject = _subject(dataset, originals, row)
+    return Picture(draw_view(subject), 1, int(subject.original is not None), subject.absence)
+
+
+def draw_guided(dataset: Dataset, originals: Originals, row: Row, guided: GuidedSet) -> Picture:
+    """Draw a stored image before and after guidance, and where its Gaussians went."""
+    epochs = f"after {guided.epochs} epoch" + "s" * (guided.epochs != 1)
+    subject = _subject(dataset, originals, row, f"guidance {guided.mode} {epochs}")
+    view = draw_guided_view(subject, guided.gaussians)
+    facts = {
+        "guidance": guided.mode,
+        "psnr_stored": view.psnr_stored,
+        "psnr_guided": view.psnr_guided,
+        "mean_shift": view.mean_shift,
+    }
+    return Picture(view.image, 1, int(subject.original is not None), subject.absence, facts)
+
+
+def _subject(dataset: Dataset, originals: Originals, row: Row, *remarks: str) -> Subject:
+    manifest = dataset.manifest
+    original = originals.find(row)
+    parts = _describe(row, manifest.fit.crop, with_original=original.pixels is not None)
+    return Subject(
+        title=row.key,
+        note="  |  ".join([*remarks, *parts]),
+        gaussians=dataset.by_key(row.key).gaussians,
+        size=manifest.size,
+        original=original.pixels,
+        absence=original.absence,
+    )
+
+
+def _describe(row: Row, crop: str, *, with_original: bool) -> list[str]:
+    shape = f"{row.width} x {row.height} pixels"
+    parts = [
+        f"class {row.class_name}" if row.class_name is not None else "no class",
+        f"split {row.split}",
+        f"original {shape}, its centred square" if crop == "center" else f"original {shape}",
+    ]
+    if not with_original:
+        parts.append(f"PSNR {row.psnr:.2f} dB when it was encoded")
+    return parts
+
+
+def draw_sheet(dataset: Dataset, originals: Originals, count: int) -> Picture:
+    """Draw up to `count` images, spread evenly over classes and splits, each beside its original.
+
+    Raises:
+        GvitError: The dataset holds no sets.
+    """
+    if not len(dataset):
+        raise GvitError(f"{dataset.path} holds no sets, so there is nothing to draw")
+    places = _spread(dataset, count)
+    rows = table_to_rows(_stored(dataset.rows).take(places))
+    found = [originals.find(row) for row in rows]
+    thumbnails = [
+        Thumbnail(row.key, row.psnr or 0.0, one.pixels) for row, one in zip(rows, found, strict=True)
+    ]
+    manifest = dataset.manifest
+    mean = "" if manifest.psnr is None else f", mean PSNR {manifest.psnr.mean:.2f} dB"
+    shown = sum(one.pixels is not None for one in found)
+    image = draw_contact_sheet(
+        title=dataset.path.absolute().name,
+        note=f"{len(rows)} of {len(dataset)} images at {manifest.size} x {manifest.size} pixels, "
+        f"{manifest.gaussians} Gaussians each{mean}"
+        + ("; left the original, right its Gaussians" if shown else ""),
+        thumbnails=thumbnails,
+        gaussians=dataset.gaussians(places),
+        size=manifest.size,
+    )
+    return Picture(image, len(rows), shown, next((one.absence for one in found if one.absence), ""))
+
+
+def _stored(rows: pa.Table) -> pa.Table:
+    """Return the rows that have a set, in the order of the dataset's indices."""
+    return rows.filter(pc.equal(rows["status"], "ok"))
+
+
+def _spread(dataset: Dataset, count: int) -> list[int]:
+    """Return up to `count` indices, evenly over the order by label and key: every class has its share."""
+    order = np.lexsort((np.array(dataset.keys), dataset.labels))
+    wanted = np.linspace(0, len(order) - 1, min(count, len(order)))
+    return order[wanted.round().astype(np.int64)].tolist()
+
+
+def check_output(output: Path) -> None:
+    """Check, before any work, that a picture can be written there.
+
+    Raises:
+        GvitError: It is no name of a PNG file, or its folder does not exist.
+    """
+    if output.suffix.lower() != ".png" or output.is_dir():
+        raise GvitError(f"{output} is not the name of a PNG file; give one that ends with .png")
+    if not output.parent.is_dir():
+        raise GvitError(f"the folder {output.parent} does not exist; create it, or write elsewhere")
+
+
+def save(picture: Picture, output: Path) -> None:
+    """Write a picture as PNG.
+
+    Raises:
+        GvitError: It cannot be written.
+    """
+    try:
+        picture.image.save(output, format="PNG", optimize=True)
+    except OSError as error:
+        raise GvitError(f"{output} cannot be written ({error.strerror}); write elsewhere") from error

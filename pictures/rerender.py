@@ -1,0 +1,64 @@
+# pyright: reportAttributeAccessIssue=false
+"""Holding a dataset to its word: render a sample of its sets again and compare with the original images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.compute as pc
+
+from ..dataset.reader import Dataset, open_dataset
+from ..dataset.verify import Fault
+from ..images.originals import Originals
+from ..rendering.cpu import render_batch
+from ..rendering.fidelity import psnr
+from ..schemas.errors import GvitError
+from ..schemas.rows import Row, table_to_rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+__all__ = ["PSNR_TOLERANCE", "rerender_faults"]
+
+PSNR_TOLERANCE = 0.05
+"""In dB: renderers differ a little where a value lies at a threshold of the blend rule."""
+
+
+def rerender_faults(dst: Path, images: Path, sample: int, seed: int = 0) -> tuple[Fault, ...]:
+    """Compare the recorded PSNR of a random sample with that of a new rendering against the original.
+
+    Args:
+        dst: Folder of a dataset without faults.
+        images: Folder of the originals, as it was given to the encoder.
+        sample: Images to look at, at most.
+        seed: Of the choice.
+
+    Returns:
+        A fault for each image of the sample that is not there, is another one, or has another PSNR.
+
+    Raises:
+        GvitError: The dataset cannot be read, or `images` is no folder.
+    """
+    dataset = open_dataset(dst)
+    if not images.exists():
+        raise GvitError(f"there is no {images}; give the original images as they were given to gvit encode")
+    originals = Originals(images, dataset.manifest)
+    stored = dataset.rows.filter(pc.equal(dataset.rows["status"], "ok"))
+    chosen = np.random.default_rng(seed).permutation(len(dataset))[:sample]
+    rows = table_to_rows(stored.take(np.sort(chosen)))
+    problems = ((row, _problem(dataset, originals, row)) for row in rows)
+    return tuple(Fault(f"{row.shard}.tar", row.row or 0, text) for row, text in problems if text)
+
+
+def _problem(dataset: Dataset, originals: Originals, row: Row) -> str | None:
+    original = originals.find(row)
+    if original.pixels is None:
+        return f"{row.key} cannot be compared with {row.source}: {original.absence}"
+    size = dataset.manifest.size
+    (rendering,) = render_batch(dataset.by_key(row.key).gaussians[None], size, size)
+    found = psnr(rendering, original.pixels)
+    if abs(found - (row.psnr or 0.0)) <= PSNR_TOLERANCE:
+        return None
+    return f"the psnr of {row.key} is {found:.2f} dB where its row says {row.psnr:.2f} dB"

@@ -1,0 +1,1 @@
+"""How shards get to workers: in this process, or in many by Ray."""

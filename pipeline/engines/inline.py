@@ -1,0 +1,39 @@
+"""The inline engine: one worker in this process, shard after shard."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from ..worker import FitterFactory, ShardEncoder, WorkerSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ...schemas.manifest import DoneMark
+    from ..plan import ShardPlan
+    from ..progress import Reporter
+
+__all__ = ["run_inline"]
+
+
+def run_inline(
+    spec: WorkerSpec,
+    shards: Sequence[ShardPlan],
+    report: Reporter,
+    *,
+    fitter_factory: FitterFactory,
+    committed: Callable[[DoneMark], None],
+) -> None:
+    """Encode the shards in their order; `report` hears of finished images, `committed` of finished shards.
+
+    Raises:
+        GvitError: The lease is lost.
+        OSError: The destination cannot be written.
+    """
+    if not shards:
+        return
+    with ShardEncoder(spec, fitter_factory) as encoder:
+        for shard, following in pairwise([*shards, None]):
+            if shard is not None:
+                committed(encoder.encode(shard, report, following))

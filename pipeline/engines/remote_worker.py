@@ -1,0 +1,200 @@
+"""A worker in a process of its own, perhaps on another machine: a plain class that knows no cluster.
+
+Nothing that it raises crosses the wire as a stack trace: what a person can act on is part of a `Reply`, and
+whatever else goes wrong stands in the worker's log and counts as its death.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import socket
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ...dataset.remote.urls import as_url, place_name
+from ...fitting.config import FIT_VERSION
+from ...fitting.device import resolve_device
+from ...schemas.errors import GvitError
+from ...schemas.version import __version__
+from ..place.private_files import shared_advice
+from ..worker import ShardEncoder
+from .worker_state import ShardProgress, WorkerState, log_path, write_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ...images.sources.folder import Entry
+    from ...schemas.manifest import DoneMark
+    from ..plan import BlockPlan, ShardPlan
+    from ..progress import Tally
+    from ..worker import FitterFactory, WorkerSpec
+
+__all__ = ["URL_SECONDS", "Greeting", "Order", "RemoteWorker", "Reply", "this_version"]
+
+URL_SECONDS = 5.0
+"""Between two states of a shard, and two looks at them, where each costs a request to an object store."""
+
+_SHARED = "it must lie on a file system that all machines share"
+_STATE_SECONDS = 0.5  # between two states of a shard, so that small images do not wear out a network disk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a worker is hired for; `witness` is an image that it must be able to see.
+
+    `own_log` sends standard output and error of its process into the worker's log.
+    """
+
+    name: str
+    version: str
+    spec: WorkerSpec
+    fitter_factory: FitterFactory
+    witness: Entry
+    own_log: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """Where a worker runs, and in one sentence why it cannot work, None where it can."""
+
+    host: str
+    pid: int
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """How a task ended: with a committed shard, with a part journaled (no mark), or with what stopped it."""
+
+    mark: DoneMark | None = None
+    progress: ShardProgress = field(default_factory=ShardProgress)
+    error: GvitError | OSError | None = None
+
+
+def this_version() -> str:
+    """Return what must be the same wherever one dataset is made."""
+    return f"{__version__} (fit {FIT_VERSION})"
+
+
+class RemoteWorker:
+    """Encodes shards for a driver in another process. `greet` comes first."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._state = WorkerState(order.name, socket.gethostname(), os.getpid(), "starting")
+        self._shown = 0.0
+        self._interval = _STATE_SECONDS if as_url(order.spec.destination) is None else URL_SECONDS
+        self._encoder: ShardEncoder | None = None
+
+    def greet(self) -> Greeting:
+        """See whether work is possible here, and make ready for it."""
+        problem = self._problem()
+        if problem is None:
+            spec = self._order.spec
+            self._encoder = ShardEncoder(spec, self._order.fitter_factory)
+            self._mention(doing="waiting")
+            print(f"{_now()} {self._order.name} on {self._state.host}: ready, {spec.threads} threads")
+        return Greeting(self._state.host, self._state.pid, problem)
+
+    def encode(self, shard: ShardPlan, following: ShardPlan | None) -> Reply:
+        """Encode and commit a shard; the first batch of `following` is decoded meanwhile."""
+
+        def work(encoder: ShardEncoder) -> DoneMark:
+            return encoder.encode(shard, self._report, following)
+
+        return self._attempt("encoding", shard, work)
+
+    def try_part(self, shard: ShardPlan, part: BlockPlan) -> Reply:
+        """Fit and journal a part of a block."""
+
+        def work(encoder: ShardEncoder) -> None:
+            encoder.encode_part(shard, part, self._report)
+
+        return self._attempt("bisecting", shard, work)
+
+    def close(self) -> None:
+        """End the processes of this worker."""
+        if self._encoder is not None:
+            self._encoder.__exit__()
+
+    def _problem(self) -> str | None:
+        order, spec, host = self._order, self._order.spec, self._state.host
+        if order.version != this_version():
+            return (
+                f"{host} has gvit {this_version()} and this machine {order.version}; install the same on both"
+            )
+        if spec.device == "cuda" and resolve_device("auto") != "cuda":
+            return f"{host} has no GPU that torch can use; check its driver and torch, or give --device cpu"
+        place, advice = place_name(spec.destination), shared_advice(spec.destination)
+        try:
+            if not spec.claim.still_ours():
+                return f"{host} sees another {place} than this machine; {advice}"
+            self._show(doing="starting")
+            if order.own_log:
+                self._redirect_output()
+        except FileNotFoundError:
+            return f"{host} does not see {place}; {advice}"
+        except OSError as error:
+            if as_url(spec.destination) is not None:  # then it is its own disk
+                advice = "set GVIT_CACHE there to a folder that can be written"
+            return f"{host} cannot write {error.filename or place} ({error.strerror}); {advice}"
+        except GvitError as error:
+            return f"on {host}: {error}"
+        if not os.path.lexists(spec.source.path_of(order.witness)):
+            return f"{host} does not see {spec.source.path_of(order.witness)}; {_SHARED}"
+        return None
+
+    def _redirect_output(self) -> None:
+        """Send what this process prints into its log, crashes of compiled code included."""
+        path = log_path(self._order.spec.destination, self._order.name)
+        path.parent.mkdir(parents=as_url(self._order.spec.destination) is not None, exist_ok=True)
+        log = path.open("a", buffering=1)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.stdout = sys.stderr = log
+        faulthandler.enable(log)
+
+    def _attempt(
+        self, doing: str, shard: ShardPlan, work: Callable[[ShardEncoder], DoneMark | None]
+    ) -> Reply:
+        if self._encoder is None:
+            raise RuntimeError("a worker greets before it works")
+        try:
+            self._mention(doing=doing, shard=shard.name, images=len(shard.entries), progress=ShardProgress())
+            print(f"{_now()} {doing} {shard.name}")
+            mark = work(self._encoder)
+            progress = self._state.progress
+            self._mention(doing="waiting", shard="", images=0, progress=ShardProgress())
+        except (GvitError, OSError) as error:
+            traceback.print_exc()
+            return Reply(error=error)
+        except Exception:
+            traceback.print_exc()
+            raise
+        return Reply(mark, progress)
+
+    def _report(self, tally: Tally) -> None:
+        self._state = self._state.next(progress=self._state.progress.plus(tally))
+        if time.monotonic() - self._shown >= self._interval:
+            self._mention()
+
+    def _mention(self, **changes: object) -> None:
+        """Show something that nobody depends on: where a request fails, the next one says it too."""
+        with contextlib.suppress(GvitError, OSError):
+            self._show(**changes)
+
+    def _show(self, **changes: object) -> None:
+        self._state = self._state.next(**changes)
+        self._shown = time.monotonic()
+        write_state(self._order.spec.destination, self._state)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S")

@@ -1,0 +1,1 @@
+"""Where a dataset is written: a folder or a URL, held by a lease."""

@@ -1,0 +1,1 @@
+"""Long experiments behind the documented figures; no part of the installed package."""

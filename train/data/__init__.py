@@ -1,0 +1,1 @@
+"""Sets on their way to the model: chosen, ordered, loaded, augmented, mixed."""

@@ -1,0 +1,225 @@
+"""Augmentation of sets in closed form: what happens to the image happens to its Gaussians instead.
+
+A Gaussian stays one under affine maps, and blending is linear in colour, so rendering an augmented set is
+transforming the rendering: to rounding for crop, flip and affine maps; for colours exactly where coverage is
+full. All is batched, on the device, in float32, differentiable with respect to the sets, and keyed by (seed,
+epoch, sample).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ...schemas import NUM_FIELDS, GvitError
+from .color_jitter import COLOR_DRAWS, change_color, lose_color, mean_gray, random_color_change
+from .geometry import (
+    AFFINE_DRAWS,
+    CROP_DRAWS,
+    AffineMap,
+    affine,
+    center_view,
+    flip_x,
+    random_crop,
+    small_affine,
+    visible,
+)
+from .keyed_random import uniform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["AugmentConfig", "Frame", "augment"]
+
+Frame: TypeAlias = Literal["canvas", "center", "fit"]
+
+_FRAMES = ("canvas", "center", "fit")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentConfig:
+    """What happens to a set before the model sees it; by default nothing.
+
+    Attributes:
+        frame: what is seen where there is no random crop: "canvas", the stored square as it is; "center", the
+            largest centred square of the true image; "fit", all of the true image, with bands beside it into
+            which only its border reaches. The last two restore the true aspect.
+        center_fraction: of the side of that centred square, 0 to 1; 0.875 is the classical test crop.
+        crop_scale: least and largest part of the true area that a random resized crop shows, or None.
+        crop_ratio: least and largest true width / height of it.
+        flip: probability of a horizontal flip.
+        rotate: largest rotation either way in degrees, 0 to 180.
+        translate: largest shift either way in parts of the canvas's side, along each axis, 0 to 1.
+        zoom: the scale is from 1 / (1 + zoom) to 1 + zoom, at least 0.
+        shear: largest shear angle either way in degrees, 0 to 60.
+        brightness: factor from 1 - this to 1 + this, 0 to 1.
+        contrast: the same, about the set's mean gray.
+        saturation: the same, about each Gaussian's gray.
+        hue: largest turn of the hue either way in parts of a full turn, 0 to 0.5.
+        grayscale: probability of losing the colour.
+        dropout: probability of each Gaussian to be left out, 0 to below 1.
+        min_scale: standard deviations are not made smaller than this, canvas units; pass
+            ``gvit.schemas.min_scale(manifest.size)`` to stay in the range of what is stored.
+
+    Raises:
+        GvitError: a value is out of its range; the sentence names field, value and range.
+    """
+
+    frame: Frame = "canvas"
+    center_fraction: float = 1.0
+    crop_scale: tuple[float, float] | None = None
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.0
+    rotate: float = 0.0
+    translate: float = 0.0
+    zoom: float = 0.0
+    shear: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grayscale: float = 0.0
+    dropout: float = 0.0
+    min_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.frame not in _FRAMES:
+            raise GvitError(f"frame must be one of {', '.join(_FRAMES)}, not {self.frame!r}")
+        for name in ("flip", "translate", "brightness", "contrast", "saturation", "grayscale", "min_scale"):
+            _check(name, getattr(self, name), 0.0, 1.0)
+        for name, high in (
+            ("rotate", 180.0),
+            ("zoom", 10.0),
+            ("shear", 60.0),
+            ("hue", 0.5),
+            ("dropout", 0.99),
+        ):
+            _check(name, getattr(self, name), 0.0, high)
+        _check("center_fraction", self.center_fraction, 0.01, 1.0)
+        if self.crop_scale is not None:
+            _check_pair("crop_scale", self.crop_scale, 1e-4, 1.0)
+        _check_pair("crop_ratio", self.crop_ratio, 0.01, 100.0)
+
+    @property
+    def moves(self) -> bool:
+        """Whether Gaussians may be moved or deformed, and so leave the canvas; a flip keeps all of them."""
+        return self.crop_scale is not None or self.frame != "canvas" or self.bends
+
+    @property
+    def bends(self) -> bool:
+        """Whether there is a small affine map."""
+        return any((self.rotate, self.translate, self.zoom, self.shear))
+
+    @property
+    def recolors(self) -> bool:
+        """Whether there is colour jitter."""
+        return any((self.brightness, self.contrast, self.saturation, self.hue))
+
+
+def _check(field: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise GvitError(f"{field} must be from {low:g} to {high:g}, not {value:g}")
+
+
+def _check_pair(field: str, pair: tuple[float, float], low: float, high: float) -> None:
+    if not low <= pair[0] <= pair[1] <= high:
+        raise GvitError(f"{field} must be two rising numbers from {low:g} to {high:g}, not {pair}")
+
+
+def augment(
+    gaussians: Tensor, aspect: Tensor, samples: Tensor, *, seed: int, epoch: int, config: AugmentConfig
+) -> tuple[Tensor, Tensor | None]:
+    """Augment sets, each by its own random choices.
+
+    Args:
+        gaussians: float32 ``[B, N, 9]`` in canvas units, row 0 in front.
+        aspect: ``[B]``, true width / height of what each canvas shows.
+        samples: int64 ``[B]``, index of each sample in its dataset.
+        seed: of the run.
+        epoch: from 0 on.
+        config: what to do.
+
+    Returns:
+        The sets ``[B, N, 9]``, in the same row order, and which Gaussians are still there, bool ``[B, N]``,
+        or None where all are. Those that are not have opacity 0, so a renderer leaves them out without
+        being told; the fields of all others are in their ranges, but centres may lie off the canvas where
+        the Gaussian reaches into it. At least one in a set is always there. Without augmentation this is
+        ``gaussians`` itself.
+
+    Raises:
+        GvitError: the sets are not ``[B, N, 9]``.
+    """
+    if gaussians.ndim != 3 or gaussians.shape[-1] != NUM_FIELDS:
+        raise GvitError(f"Gaussians to augment must be [B, N, {NUM_FIELDS}], not {list(gaussians.shape)}")
+
+    def draw(stream: str, count: int = 1) -> Tensor:
+        return uniform(seed, epoch, samples, f"augment/{stream}", count)
+
+    there: Tensor | None = None
+    if config.moves:
+        gaussians = affine(gaussians, _map(aspect, draw, config), min_scale=config.min_scale)
+        there = visible(gaussians)
+    if config.dropout:
+        kept = draw("dropout", gaussians.shape[1]) >= config.dropout
+        there = kept if there is None else there & kept
+    if config.flip:
+        gaussians = flip_x(gaussians, draw("flip").squeeze(1) < config.flip)
+    if there is not None:
+        there = _at_least_one(there, gaussians)
+        gaussians = _only(there, gaussians)
+    return _recolor(gaussians, draw, config), there
+
+
+def _map(aspect: Tensor, draw: Callable[[str, int], Tensor], config: AugmentConfig) -> AffineMap:
+    steps: list[AffineMap] = []
+    if config.crop_scale is not None:
+        steps.append(random_crop(aspect, draw("crop", CROP_DRAWS), config.crop_scale, config.crop_ratio))
+    elif config.frame != "canvas":
+        whole = config.frame == "fit"
+        steps.append(center_view(aspect, fraction=1.0 if whole else config.center_fraction, whole=whole))
+    if config.bends:
+        chance = draw("affine", AFFINE_DRAWS)
+        steps.append(
+            small_affine(
+                chance,
+                rotate=config.rotate,
+                translate=config.translate,
+                zoom=config.zoom,
+                shear=config.shear,
+            )
+        )
+    first, *others = steps
+    return first.then(others[0]) if others else first
+
+
+def _at_least_one(there: Tensor, gaussians: Tensor) -> Tensor:
+    """Keep the Gaussian nearest to the centre where none is left: a set without any has no mean."""
+    x, y = gaussians.detach()[..., 0], gaussians.detach()[..., 1]
+    nearest = (x * x + y * y).argmin(dim=1, keepdim=True)
+    last = torch.arange(there.shape[1], device=there.device) == nearest
+    return there | (last & ~there.any(dim=1, keepdim=True))
+
+
+def _only(there: Tensor, gaussians: Tensor) -> Tensor:
+    """Take the opacity of all others."""
+    shape, opacity = gaussians.split([NUM_FIELDS - 1, 1], dim=-1)
+    return torch.cat([shape, torch.where(there[..., None], opacity, 0.0)], dim=-1)
+
+
+def _recolor(gaussians: Tensor, draw: Callable[[str, int], Tensor], config: AugmentConfig) -> Tensor:
+    if config.recolors:
+        change = random_color_change(
+            mean_gray(gaussians),
+            draw("color", COLOR_DRAWS),
+            brightness=config.brightness,
+            contrast=config.contrast,
+            saturation=config.saturation,
+            hue=config.hue,
+        )
+        gaussians = change_color(gaussians, change)
+    if config.grayscale:
+        gaussians = lose_color(gaussians, draw("grayscale", 1).squeeze(1) < config.grayscale)
+    return gaussians

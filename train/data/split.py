@@ -1,0 +1,230 @@
+"""Which sets are trained on, which are evaluated on, and whether they go together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path  # noqa: TC003 - the settings read the types of the fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ...dataset.reader import Dataset, StoredBlock, open_dataset
+from ...schemas.errors import GvitError
+from .order import epoch_order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+    from ...dataset.reader import Indices
+
+__all__ = ["DataConfig", "Subset", "TrainingData", "check_same_kind", "open_training_data"]
+
+CACHES = ("auto", "memory", "mmap")
+
+_HELD_OUT = 0.1
+_VALIDATION_SPLIT = "val"
+_BLOCK = 256
+_NAMES_SHOWN = 5
+_LARGEST_OVERLAP = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Which sets are trained and evaluated on.
+
+    Attributes:
+        shards: A dataset that gvit encode wrote; its split "train" where it has one, else all of it.
+        val_shards: Another dataset to evaluate on; None takes the split "val" of the first.
+        val_fraction: Share of the training sets to hold out in place of either, above 0 to 0.9; None holds
+            out a tenth where there is nothing else to evaluate on.
+        cache: "memory", "mmap" or "auto".
+        allow_empty_classes: Train although a class has no sample.
+    """
+
+    shards: Path
+    val_shards: Path | None = None
+    val_fraction: float | None = None
+    cache: str = "auto"
+    allow_empty_classes: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cache not in CACHES:
+            raise GvitError(f"data.cache must be one of {', '.join(CACHES)}, not {self.cache!r}")
+        if self.val_fraction is not None and not 0.0 < self.val_fraction <= 0.9:
+            raise GvitError(f"data.val_fraction must be above 0 and at most 0.9, not {self.val_fraction}")
+        if self.val_fraction is not None and self.val_shards is not None:
+            raise GvitError("give either a dataset to evaluate on or a fraction to hold out, not both")
+
+
+class Subset(Dataset):
+    """Some sets of a dataset, in the order given, as a dataset.
+
+    Args:
+        base: The dataset.
+        chosen: int64 ``[n]``, which of its sets.
+    """
+
+    def __init__(self, base: Dataset, chosen: npt.NDArray[np.int64]) -> None:
+        super().__init__(base.path, base.manifest, base.shards, base._split)
+        self._base = base
+        self._chosen = chosen
+        self._length = len(chosen)
+
+    def __reduce__(self) -> tuple[type[Subset], tuple[Dataset, npt.NDArray[np.int64]]]:
+        return Subset, (self._base, self._chosen)
+
+    def _resolve(self, indices: Indices) -> npt.NDArray[np.int64]:
+        return self._chosen[super()._resolve(indices)]
+
+    def blocks(self) -> Iterator[StoredBlock]:
+        """Read the stored sets in order, copied."""
+        for start in range(0, len(self), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            yield StoredBlock(start, self.stored(part), self.labels[part])
+
+    @cached_property
+    def _stored_rows(self) -> pa.Table:  # pyright: ignore[reportUnknownParameterType]
+        return self._base._stored_rows.take(self._chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """The sets of a run; both parts share one class list, and sets of one size."""
+
+    train: Dataset
+    val: Dataset
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; a label is an index of this."""
+        return tuple(self.train.manifest.classes)
+
+
+def open_training_data(config: DataConfig, seed: int) -> TrainingData:
+    """Open what a run trains and evaluates on.
+
+    Raises:
+        GvitError: A dataset is missing, incomplete or of another version; it has no classes, or a class
+            without a sample to train on; the two do not go together.
+    """
+    dataset = open_dataset(config.shards)
+    if dataset.manifest.label_informed and config.val_shards is None:
+        raise GvitError(
+            f"{dataset.path} was tuned with the help of its labels, and a score on a part of it would mean "
+            "nothing: give the dataset that it was made from with --val-shards"
+        )
+    train = dataset.split("train") if "train" in dataset.manifest.splits else dataset
+    if config.val_fraction is not None:
+        data = _hold_out(train, config.val_fraction, seed)
+    elif config.val_shards is not None:
+        other = open_dataset(config.val_shards)
+        check_same_kind(dataset, other)
+        data = TrainingData(train, evaluation_split(other))
+        _check_apart(data)
+    elif train is not dataset and _VALIDATION_SPLIT in dataset.manifest.splits:
+        data = TrainingData(train, dataset.split(_VALIDATION_SPLIT))
+    else:
+        data = _hold_out(train, _HELD_OUT, seed)
+    _check_labels(data, allow_empty=config.allow_empty_classes)
+    return data
+
+
+def _check_apart(data: TrainingData) -> None:
+    """Refuse to evaluate on what is trained on; a few images are in both parts of many a true dataset."""
+    seen, asked = (part.rows["source_sha256"].to_pylist() for part in (data.train, data.val))
+    trained_on = set(seen) - {None}
+    known = sum(digest in trained_on for digest in asked)
+    if known > _LARGEST_OVERLAP * len(asked):
+        raise GvitError(
+            f"{known} of {len(asked)} images of {data.val.path} are trained on too, and a score on them "
+            "would mean nothing: give other images with --val-shards"
+        )
+
+
+def evaluation_split(dataset: Dataset) -> Dataset:
+    """Return the split "val" of a dataset, or all of one that has no such split.
+
+    Raises:
+        GvitError: The sets were tuned with the help of their labels, or there are none.
+    """
+    if dataset.manifest.label_informed:
+        raise GvitError(
+            f"{dataset.path} was tuned with the help of its labels; a score on it would mean nothing: "
+            "evaluate on the dataset that it was made from"
+        )
+    found = dataset.split(_VALIDATION_SPLIT) if _VALIDATION_SPLIT in dataset.manifest.splits else dataset
+    if not len(found):
+        raise GvitError(f"{dataset.path} has no sets to evaluate on: give another dataset")
+    return found
+
+
+def check_same_kind(train: Dataset, val: Dataset) -> None:
+    """Check that what was trained on one dataset can be evaluated on another.
+
+    Raises:
+        GvitError: Another class list, number of Gaussians or canvas size.
+    """
+    check_kind(val, train.manifest.classes, train.manifest.gaussians, train.manifest.size, str(train.path))
+
+
+def check_kind(
+    dataset: Dataset, classes: tuple[str, ...] | list[str], gaussians: int, size: int, of: str
+) -> None:
+    """Check a dataset's class list, number of Gaussians and canvas size against those of something else.
+
+    Raises:
+        GvitError: They differ; the sentence says in what.
+    """
+    manifest = dataset.manifest
+    if manifest.gaussians != gaussians:
+        raise GvitError(
+            f"{dataset.path} has {manifest.gaussians} Gaussians per set and {of} has {gaussians}: "
+            "encode both with the same --num-gaussians"
+        )
+    if manifest.size != size:
+        raise GvitError(
+            f"{dataset.path} was fitted at size {manifest.size} and {of} at {size}: "
+            "encode both with the same --size"
+        )
+    if list(manifest.classes) != list(classes):
+        odd = sorted(set(manifest.classes) ^ set(classes))[:_NAMES_SHOWN]
+        raise GvitError(
+            f"{dataset.path} and {of} have other classes (such as {', '.join(odd) or 'another order'}): "
+            "encode both from folders with the same class names"
+        )
+
+
+def _hold_out(train: Dataset, fraction: float, seed: int) -> TrainingData:
+    """Hold some training sets out, chosen by the seed, the same number of every hundred in the long run."""
+    count = round(len(train) * fraction)
+    if not 0 < count < len(train):
+        raise GvitError(
+            f"{train.path} has {len(train)} training sets, too few to hold out {fraction:g} of them: "
+            "give --val-shards or another --val-fraction"
+        )
+    order = epoch_order(seed, -1, len(train))
+    return TrainingData(Subset(train, np.sort(order[count:])), Subset(train, np.sort(order[:count])))
+
+
+def _check_labels(data: TrainingData, *, allow_empty: bool) -> None:
+    path, classes = data.train.path, data.classes
+    if not classes:
+        raise GvitError(f"{path} has no classes to learn: encode folders named by class, or give --labels")
+    for part in (data.train, data.val):
+        unlabelled = int((part.labels < 0).sum())
+        if unlabelled:
+            raise GvitError(
+                f"{part.path} has {unlabelled} sets without a class: encode it with a class for each"
+            )
+    counts = np.bincount(data.train.labels, minlength=len(classes))
+    empty = [classes[i] for i in np.flatnonzero(counts == 0)]
+    if empty and not allow_empty:
+        shown = ", ".join(empty[:_NAMES_SHOWN]) + (", ..." if len(empty) > _NAMES_SHOWN else "")
+        raise GvitError(
+            f"{path} has no training set of {len(empty)} of {len(classes)} classes ({shown}): encode "
+            "images of them, or accept it with --set data.allow_empty_classes=true"
+        )

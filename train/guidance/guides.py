@@ -1,0 +1,291 @@
+"""Guidance: the classifier's gradient steers the Gaussians, a reconstruction loss keeps them true to images.
+
+Both modes take one backward pass. In "refine" a network moves the sets; it receives the gradient of
+reconstruction plus gamma times the classifier's, while the classifier itself learns with weight 1. In
+"direct" the stored sets of some samples take a step against the same two gradients, each bounded on its own:
+normalised together, the class term would win wherever reconstruction is at its optimum.
+
+Only training samples are ever guided by a label. Evaluation runs the refiner, which knows nothing but the
+set, and never a move of "direct".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..data.keyed_random import uniform
+from ..model.motion import move
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..data.loader import Batch
+    from ..model.refiner import Refiner
+    from ..ranks import Ranks
+    from .config import GuidanceConfig
+    from .movement import Movement, MovementReport
+    from .moves import MoveStore
+    from .reconstruction import Goal, Reconstruction
+
+__all__ = ["DirectGuide", "Guide", "Guided", "NoGuide", "RefineGuide"]
+
+_LARGEST_SHARE = 3.0
+"""Of a normalised gradient: no coordinate steps further than this many times the root mean square."""
+
+_TINY = 1e-30
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guided:
+    """A batch as guidance leaves it.
+
+    Attributes:
+        batch: With the sets that the classifier sees, differentiable.
+        loss: What to minimise beside the classifier's loss, a mean over the batch; None for nothing.
+        after_backward: To be called once the gradients are there.
+    """
+
+    batch: Batch
+    loss: Tensor | None = None
+    after_backward: Callable[[], None] = _nothing
+
+
+class Guide(Protocol):
+    """What happens to the sets of training batches before they are augmented."""
+
+    def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:
+        """Guide a part of a training batch."""
+        ...
+
+    def report(self, ranks: Ranks) -> MovementReport | None:
+        """Sum up what moved since the last ``forget``; all ranks at the same time."""
+        ...
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        ...
+
+    def state(self, ranks: Ranks) -> dict[str, Any]:
+        """Return what a run needs to go on beside the model, plain dicts and tensors; all ranks at once."""
+        ...
+
+    def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
+        """Go back to a saved state; all ranks at the same time."""
+        ...
+
+
+class NoGuide:
+    """Leaves the sets as they are stored."""
+
+    def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:
+        """Return the batch itself."""
+        del epoch, gamma
+        return Guided(batch)
+
+    def report(self, ranks: Ranks) -> None:
+        """Return nothing."""
+
+    def forget(self) -> None:
+        """Do nothing."""
+
+    def state(self, ranks: Ranks) -> dict[str, Any]:
+        """Return nothing."""
+        del ranks
+        return {}
+
+    def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CountingGuide:
+    """A guide that moves sets, and counts how.
+
+    Attributes:
+        config: Of guidance.
+        reconstruction: What the moved sets are compared with.
+        movement: Counts what moves.
+        seed: Of the run.
+    """
+
+    config: GuidanceConfig
+    reconstruction: Reconstruction
+    movement: Movement
+    seed: int
+
+    def report(self, ranks: Ranks) -> MovementReport | None:
+        """Sum up what moved since the last ``forget``; all ranks at the same time."""
+        return self.movement.report(self.reconstruction, ranks)
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self.movement.clear()
+
+    def state(self, ranks: Ranks) -> dict[str, Any]:
+        """Return the counts; all ranks at the same time."""
+        return {"movement": self.movement.state(ranks)}
+
+    def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
+        """Go back to saved counts."""
+        self.movement.restore(state["movement"], ranks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineGuide(_CountingGuide):
+    """The mode "refine".
+
+    Attributes:
+        refiner: Part of the model that is trained.
+    """
+
+    refiner: Refiner
+
+    def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:
+        """Let the refiner move sets and partners, as it does at evaluation, and render some of the sets."""
+        stored, partner = batch.gaussians, batch.partner
+        if partner is not None:
+            stored = torch.cat([stored, partner.gaussians])
+        moves = self.refiner(stored)
+        seen = _ScaleGradient.apply(moves, gamma)
+        self.movement.watch(seen)
+        moved = self.refiner.moved(stored, seen)
+        if partner is not None:
+            partner = replace(partner, gaussians=moved[len(batch) :])
+        guided = replace(batch, gaussians=moved[: len(batch)], partner=partner)
+        self.movement.count(batch.host_indices, batch.gaussians, guided.gaussians)
+        return Guided(guided, self._loss(batch, moves, epoch))
+
+    def _loss(self, batch: Batch, moves: Tensor, epoch: int) -> Tensor:
+        """The loss of the samples that are rendered, weighted so that its expectation is that of all."""
+        share = self.config.reconstruct
+        samples, chosen = _choose(self.seed, epoch, batch, "reconstruct", share)
+        if not len(chosen):
+            return moves.sum() * 0.0
+        stored = batch.gaussians[chosen]
+        goal = self.reconstruction.goal(stored, samples)
+        rendered = self.reconstruction(self.refiner.moved(stored, moves[chosen]), goal)
+        self.movement.compare(rendered)
+        return rendered.loss.sum() / (share * len(batch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectGuide(_CountingGuide):
+    """The mode "direct".
+
+    Attributes:
+        store: The moves so far.
+        min_scale: Least standard deviation of a Gaussian, canvas units.
+    """
+
+    store: MoveStore
+    min_scale: float
+
+    def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:
+        """Show some samples moved, and move them on after the backward pass; partners stay as stored."""
+        samples, chosen = self.choose(batch, epoch)
+        if not len(chosen):
+            return Guided(batch)
+        stored = batch.gaussians[chosen]
+        before = self.store.read(samples, stored.device)
+        seen_moves = before.clone().requires_grad_()
+        seen = self.moved(stored, seen_moves)
+        self.movement.watch(seen_moves)
+        goal = self.reconstruction.goal(stored, samples)
+        back = self._way_back(before, stored, goal)
+
+        def step() -> None:
+            push = self.config.step * gamma * _bounded(seen_moves.grad)
+            moves = (before - push - back).clamp(-1.0, 1.0)
+            self.store.write(samples, moves)
+            self.measure(samples, stored, self.moved(stored, moves), goal)
+
+        sets = batch.gaussians.index_put((chosen,), seen)
+        return Guided(replace(batch, gaussians=sets), after_backward=step)
+
+    def choose(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the samples int64 ``[k]`` that are moved, on the host, and their rows in the batch."""
+        return _choose(self.seed, epoch, batch, "guided", self.config.fraction)
+
+    @torch.no_grad()
+    def measure(self, samples: Tensor, stored: Tensor, moved: Tensor, goal: Goal) -> None:
+        """Count what a step led to: what is saved next must not be worse than what was looked at."""
+        self.movement.count(samples, stored, moved)
+        self.movement.compare(self.reconstruction(moved, goal))
+
+    def _way_back(self, moves: Tensor, stored: Tensor, goal: Goal) -> Tensor:
+        """The step ``[b, N, 9]`` that would undo what the moves cost, were the loss linear (Polyak's step).
+
+        It vanishes where the set shows its image as well as the stored one, and never goes further than back.
+        """
+        with torch.enable_grad():
+            leaf = moves.clone().requires_grad_()
+            rendered = self.reconstruction(self.moved(stored, leaf), goal)
+            (slope,) = torch.autograd.grad(rendered.loss.sum(), leaf)
+        cost = (rendered.loss.detach() - rendered.stored_loss).clamp_min(0.0)
+        slope = torch.nan_to_num(slope, posinf=0.0, neginf=0.0)
+        back = slope * (cost / _squares(slope).clamp_min(_TINY))[:, None, None]
+        return back * (_squares(moves) / _squares(back).clamp_min(_TINY)).sqrt().clamp_max(1.0)[:, None, None]
+
+    def moved(self, stored: Tensor, moves: Tensor) -> Tensor:
+        """Return stored sets ``[b, N, 9]`` with their Gaussians moved."""
+        return move(stored, moves, reach=self.config.reach, min_scale=self.min_scale)
+
+    def state(self, ranks: Ranks) -> dict[str, Any]:
+        """Return the moves of all samples, and the counts; all ranks at the same time."""
+        return {**super().state(ranks), "moves": self.store.all}
+
+    def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
+        """Go back to saved moves and counts; all ranks at the same time."""
+        super().restore(state, ranks)
+        if ranks.leads:
+            self.store.restore(state["moves"])
+        ranks.wait()  # the others must not read moves that are not there yet
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Passes a tensor on, and its gradient times a factor back."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, factor: float) -> Tensor:  # noqa: ANN401
+        ctx.factor = factor
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        return upstream[0] * ctx.factor, None
+
+
+def _choose(seed: int, epoch: int, batch: Batch, stream: str, share: float) -> tuple[Tensor, Tensor]:
+    """Samples int64 ``[k]`` that are chosen, on the host, and their rows in the batch, on its device.
+
+    A sample's choice does not depend on the batch. It is made on the host, which would wait for the device
+    to learn how many there are.
+    """
+    samples = batch.host_indices
+    rows = (uniform(seed, epoch, samples, f"guidance/{stream}").squeeze(1) < share).nonzero().squeeze(1)
+    device = batch.gaussians.device
+    if device.type == "cuda":  # from pageable memory the copy would wait after all
+        return samples[rows], rows.pin_memory().to(device, non_blocking=True)
+    return samples[rows], rows
+
+
+def _bounded(gradient: Tensor | None) -> Tensor:
+    """Normalise the gradient of each set to root mean square 1, and bound it; what is no number becomes 0."""
+    if gradient is None:
+        return torch.zeros(())
+    gradient = torch.nan_to_num(gradient, posinf=0.0, neginf=0.0)
+    size = gradient.square().mean(dim=(1, 2), keepdim=True).sqrt()
+    return (gradient / size.clamp_min(_TINY)).clamp(-_LARGEST_SHARE, _LARGEST_SHARE)
+
+
+def _squares(values: Tensor) -> Tensor:
+    """The squared length of each of ``[b, N, 9]``."""
+    return values.square().sum(dim=(1, 2))

@@ -1,0 +1,72 @@
+"""A tensor in a file that all ranks of one machine map: room for what is too large to hold once per rank."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...schemas.errors import GvitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ..ranks import Ranks
+
+__all__ = ["shared_tensor"]
+
+
+def shared_tensor(
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    ranks: Ranks,
+    fill: Callable[[Tensor], None] | None = None,
+) -> Tensor:
+    """Return a tensor of zeros that is the same memory on every rank.
+
+    The file loses its name as soon as all ranks have mapped it, so nothing of it outlives them. Its room is
+    taken at once: a disk that is full only when a page is written ends the process without a word.
+
+    Args:
+        path: Of the file, on a local disk with room for the tensor.
+        shape: Of the tensor, at least one element.
+        dtype: Of the tensor.
+        ranks: Who shares it.
+        fill: Called on every rank with the tensor, each to fill its part; all wait for all.
+
+    Raises:
+        GvitError: The file cannot be made, or ranks run on several machines.
+    """
+    if not ranks.on_one_machine:
+        raise GvitError("this way of guidance shares memory between ranks: start them all on one machine")
+    count = math.prod(shape)
+    try:
+        if ranks.leads:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                _take_room(file.fileno(), count * dtype.itemsize)
+        ranks.wait()
+        whole = torch.from_file(str(path), shared=True, size=count, dtype=dtype).view(shape)
+        ranks.wait()
+    except OSError as error:
+        raise GvitError(
+            f"{path} cannot be made ({error.strerror}): free some space, or choose another --out"
+        ) from error
+    finally:
+        if ranks.leads:
+            path.unlink(missing_ok=True)
+    if fill is not None:
+        fill(whole)
+    ranks.wait()
+    return whole
+
+
+def _take_room(file: int, size: int) -> None:
+    os.truncate(file, size)
+    if hasattr(os, "posix_fallocate"):  # not everywhere
+        os.posix_fallocate(file, 0, size)

@@ -1,0 +1,1 @@
+"""The classifier: tokens, Vision Transformer, evaluation, a trained model to use."""

@@ -1,0 +1,206 @@
+"""The classifier: any Vision Transformer of timm, fed with Gaussians in place of patches."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass, field
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from timm.layers.pos_embed_sincos import get_mixed_freqs
+from timm.models.naflexvit import NaFlexVit
+from torch import Tensor, nn
+
+from ...schemas.errors import GvitError
+from .refiner import Refiner, RefinerConfig
+from .tokens import SetTokens, TokenConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ModelConfig", "SetClassifier", "build_model"]
+
+_ROPE_GRID = 8.0
+"""Rope coordinates run over twice this: the 14 to 16 patches per side that its frequencies are made for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Which Vision Transformer.
+
+    Attributes:
+        name: A Vision Transformer of timm, such as vit_base_patch16_224 (of those, the names that begin with
+            vit_ can take sets); its patch size plays no part.
+        depth: Blocks, at least 1; None takes the named model's.
+        width: Channels, a multiple of four times the heads; None takes the named model's.
+        heads: Attention heads, at least 1; None takes the named model's.
+        rope: Rotate queries and keys by the continuous position of their Gaussians.
+        drop_path: Highest probability of skipping a block, 0 to below 1; grows linearly from 0 with depth.
+        tokens: The features of a Gaussian.
+
+    Raises:
+        GvitError: A value is out of range.
+    """
+
+    name: str = "vit_small_patch16_224"
+    depth: int | None = None
+    width: int | None = None
+    heads: int | None = None
+    rope: bool = False
+    drop_path: float = 0.0
+    tokens: TokenConfig = field(default_factory=TokenConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "width", "heads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise GvitError(f"model.{name} must be at least 1, not {value}")
+        if not 0.0 <= self.drop_path < 1.0:
+            raise GvitError(f"model.drop_path must be from 0 to below 1, not {self.drop_path}")
+
+
+class SetClassifier(nn.Module):
+    """A Vision Transformer on Gaussian sets.
+
+    The logits do not depend on the order of the tokens, where the depth rank is given or no feature, nor on
+    padding. It never sees a label.
+
+    Args:
+        tokens: From Gaussians to features.
+        vit: From features to logits.
+        refiner: Moves sets before they are augmented and classified; None leaves them as they are stored.
+    """
+
+    def __init__(self, tokens: SetTokens, vit: NaFlexVit, refiner: Refiner | None = None) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.vit = vit
+        self.refiner = refiner
+
+    def refined(self, gaussians: Tensor) -> Tensor:
+        """Return stored sets ``[B, N, 9]`` as the refiner moves them; without one, as they are."""
+        if self.refiner is None:
+            return gaussians
+        return self.refiner.moved(gaussians, self.refiner(gaussians))
+
+    def forward(self, gaussians: Tensor, valid: Tensor | None = None, rank: Tensor | None = None) -> Tensor:
+        """Return logits ``[B, K]`` of sets.
+
+        Args:
+            gaussians: float32 ``[B, N, 9]``; what stands in rows that are not valid does not matter, as long
+                as it is finite.
+            valid: bool ``[B, N]``; None where all are, which keeps attention free of masks.
+            rank: float32 ``[B, N]``, see ``SetTokens.forward``.
+        """
+        features = self.tokens(gaussians, rank)
+        # NaFlexVit.forward insists on a mask; its two halves do without, and attention stays fused
+        encoded: dict[str, Any] = self.vit.forward_features(features, gaussians[..., :2], valid)  # pyright: ignore[reportAssignmentType]
+        return self.vit.forward_head(**encoded)
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the parameters that are not to decay; timm's optimisers ask for them."""
+        rope = set[str]() if self.vit.rope is None else {"vit.rope.freqs"}  # timm forgets where they are
+        return {f"vit.{name}" for name in self.vit.no_weight_decay()} | rope
+
+
+def build_model(
+    config: ModelConfig,
+    classes: int,
+    statistics: tuple[Tensor, Tensor],
+    *,
+    seed: int = 0,
+    refiner: RefinerConfig | None = None,
+    min_scale: float = 0.0,
+) -> SetClassifier:
+    """Build a classifier with fresh weights that depend on the seed alone; a refiner changes no others.
+
+    Args:
+        config: Which Vision Transformer.
+        classes: Number of classes K, at least 1.
+        statistics: Mean and deviation from ``measure_statistics``.
+        seed: Of the weights.
+        refiner: Which network moves the sets first; None for none.
+        min_scale: Least standard deviation that it leaves, canvas units.
+
+    Raises:
+        GvitError: timm has no such model, or it cannot take sets; or width and heads do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vit = _create_vit(config, classes)
+        mover = None if refiner is None else Refiner(refiner, statistics, min_scale)
+    if config.rope:
+        vit._generate_rope_naflex = MethodType(_continuous_rope, vit)  # pyright: ignore[reportPrivateUsage]
+    return SetClassifier(SetTokens(config.tokens, *statistics), vit, mover)
+
+
+def _create_vit(config: ModelConfig, classes: int) -> NaFlexVit:
+    if not timm.is_model(config.name):
+        raise GvitError(f"timm has no model {config.name!r}{_suggest(config.name, timm.list_models())}")
+    sizes: dict[str, Any] = {"depth": config.depth, "embed_dim": config.width, "num_heads": config.heads}
+    sizes = {name: value for name, value in sizes.items() if value is not None}
+    if config.rope:
+        sizes["rope_type"] = "mixed"
+        sizes["rope_temperature"] = 10.0
+    not_a_vit = f"timm cannot feed {config.name} with sets: give a name that begins with vit_"
+    try:
+        vit = timm.create_model(
+            config.name,
+            use_naflex=True,
+            patch_size=1,
+            img_size=16,
+            in_chans=config.tokens.channels,
+            embed_proj_type="linear",
+            pos_embed="none",
+            class_token=False,
+            global_pool="avg",
+            num_classes=classes,
+            use_key_only_attn_mask=True,
+            drop_path_rate=config.drop_path,
+            **sizes,
+        )
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        if "use_naflex" in str(error):
+            raise GvitError(not_a_vit) from error
+        raise GvitError(f"model {config.name} cannot be built on sets: {_first_line(error)}") from error
+    if not isinstance(vit, NaFlexVit):
+        raise GvitError(not_a_vit)
+    return vit
+
+
+def _continuous_rope(vit: NaFlexVit, x: Tensor, xy: Tensor) -> list[Tensor]:
+    """Rotary embeddings of continuous positions; stock timm would round them to a grid of pixels.
+
+    Args:
+        vit: With ``rope_type="mixed"``: learned frequencies ``[2, depth, heads, head_dim / 2]``.
+        x: Tokens ``[B, N, C]``, for their type.
+        xy: Centres in canvas coordinates ``[B, N, 2]``.
+
+    Returns:
+        One ``[B, heads, N, 2 head_dim]`` per block.
+    """
+    frequencies: Tensor = vit.rope.freqs  # pyright: ignore[reportOptionalMemberAccess, reportAssignmentType]
+    place = (xy.float() + 1.0) * _ROPE_GRID
+    t_x, t_y = (place[..., axis].unsqueeze(1) for axis in (0, 1))
+    return [get_mixed_freqs(freqs, t_x, t_y, dtype=x.dtype) for freqs in frequencies.unbind(1)]
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def forward_flops(config: ModelConfig, tokens: int) -> float:
+    """Return the floating-point operations of one forward pass of one set, multiply and add counted apart."""
+    with torch.device("meta"):
+        vit = _create_vit(config, 1000)
+    width, depth = vit.embed_dim, len(vit.blocks)
+    weights = sum(p.numel() for p in vit.blocks.parameters() if p.ndim == 2)
+    return float(2 * weights * tokens + 4 * depth * tokens**2 * width + 2 * math.prod((width, 1000)))

@@ -1,0 +1,250 @@
+"""Checkpoints: whole folders, written aside and renamed into place, so that none is ever half there.
+
+RUN/checkpoints/step-00001234/
+    model.safetensors     weights as trained
+    ema.safetensors       averaged weights, where the run keeps them
+    state.pt              plain dicts and tensors: optimiser, place in the data, running sums
+    about.json            what the model is, what it was trained on, how well it does
+RUN/checkpoints.json      which of them are the last and the best; replaced in one piece
+
+A model that was made to be shared (`model_card`) has config.json in place of about.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from ...dataset.commit import atomic_write
+from ...schemas.errors import GvitError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+__all__ = [
+    "CONFIG_NAME",
+    "FORMAT",
+    "WEIGHTS_NAME",
+    "Checkpoint",
+    "CheckpointFolder",
+    "dump_weights",
+    "read_checkpoint",
+]
+
+CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+"""The files of a model that was made to be shared."""
+
+FORMAT = 1
+"""Raised when older checkpoints can no longer be read."""
+
+_INDEX = "checkpoints.json"
+_FOLDER = "checkpoints"
+_PREFIX = "step-"
+_ABOUT, _MODEL, _EMA, _STATE = "about.json", WEIGHTS_NAME, "ema.safetensors", "state.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """All that a run needs to go on, and others need to use its model.
+
+    Attributes:
+        step: Updates made.
+        about: What the model is; plain values.
+        model: Weights and buffers by name.
+        ema: Their average, or None.
+        state: Nested dicts, lists, numbers, strings and tensors.
+    """
+
+    step: int
+    about: dict[str, Any]
+    model: Mapping[str, Tensor]
+    ema: Mapping[str, Tensor] | None
+    state: dict[str, Any]
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The weights to evaluate: the average where there is one."""
+        return self.model if self.ema is None else self.ema
+
+
+class CheckpointFolder:
+    """The checkpoints of a run.
+
+    Args:
+        run: Folder of the run.
+        keep: Checkpoints that are kept beside the best.
+    """
+
+    def __init__(self, run: Path, keep: int = 1) -> None:
+        self._run = run
+        self._folder = run / _FOLDER
+        self._keep = keep
+
+    @property
+    def last(self) -> Path | None:
+        """The newest checkpoint."""
+        return self._named("last")
+
+    @property
+    def best(self) -> Path | None:
+        """The checkpoint with the highest top-1."""
+        return self._named("best")
+
+    def save(self, checkpoint: Checkpoint, *, best: bool) -> Path:
+        """Write a checkpoint, make it the last, and the best if it is; then let old ones go.
+
+        Raises:
+            OSError: It cannot be written; the checkpoints that were there still are.
+        """
+        name = f"{_PREFIX}{checkpoint.step:08d}"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+        temporary = self._folder / f".{name}.{os.getpid()}.tmp"
+        try:
+            _write(temporary, checkpoint)
+            path = self._put(temporary, self._folder / name)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        index = {"last": name, "best": name if best else self._index().get("best")}
+        atomic_write(self._run / _INDEX, (json.dumps(index, indent=1) + "\n").encode())
+        self._retire(index)
+        return path
+
+    def _put(self, temporary: Path, path: Path) -> Path:
+        """Rename a finished folder into place; the same step saved again replaces the older one."""
+        if path.exists():
+            aside = self._folder / f".{path.name}.old.tmp"
+            path.rename(aside)
+            temporary.rename(path)
+            shutil.rmtree(aside)
+        else:
+            temporary.rename(path)
+        _sync(self._folder)
+        return path
+
+    def _index(self) -> dict[str, str | None]:
+        path = self._run / _INDEX
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise GvitError(f"{path} is damaged: name a folder below {self._folder} instead") from error
+
+    def _named(self, which: str) -> Path | None:
+        name = self._index().get(which)
+        if name is None:
+            return None
+        path, aside = self._folder / name, self._folder / f".{name}.old.tmp"
+        return aside if aside.exists() and not path.exists() else path
+
+    def _sweep(self) -> None:
+        for aside in self._folder.glob(".*.old.tmp"):
+            path = self._folder / aside.name[1:].removesuffix(".old.tmp")
+            if not path.exists():  # a crash came between the two renames
+                aside.rename(path)
+        for left in self._folder.glob(".*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _retire(self, index: Mapping[str, str | None]) -> None:
+        names = sorted(path.name for path in self._folder.glob(f"{_PREFIX}*"))
+        spared = {*names[-self._keep :], index["last"], index["best"]}
+        for name in names:
+            if name not in spared:
+                shutil.rmtree(self._folder / name)
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    folder.mkdir()
+    (folder / _MODEL).write_bytes(save(_portable(checkpoint.model)))
+    if checkpoint.ema is not None:
+        (folder / _EMA).write_bytes(save(_portable(checkpoint.ema)))
+    _write_state(folder / _STATE, checkpoint.state)
+    about = {"format": FORMAT, "step": checkpoint.step, **checkpoint.about}
+    (folder / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+    for path in folder.iterdir():
+        _sync(path)
+    _sync(folder)
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> None:
+    with path.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's, about positions in the file; what the disk said is behind it
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def dump_weights(weights: Mapping[str, Tensor]) -> bytes:
+    """Return weights as the content of a `model.safetensors`."""
+    return save(_portable(weights), {"format": "pt"})
+
+
+def _portable(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
+    """Read a checkpoint from its folder, or the last of a run from the run's.
+
+    It is not the best: a model that was chosen on the validation set looks better there than it is.
+
+    Args:
+        path: Folder of a checkpoint, of a run, or of a model that was made to be shared.
+        with_state: Also read what only a run that goes on needs.
+
+    Raises:
+        GvitError: There is none, or it is damaged or of another version.
+    """
+    folder = _find(path)
+    try:
+        about = json.loads(_about_of(folder).read_text(encoding="utf-8"))
+        if about.pop("format", None) != FORMAT:
+            raise GvitError(f"{folder} is of another version: read it with the gvit that wrote it")
+        averaged = folder / _EMA
+        return Checkpoint(
+            step=int(about.pop("step")),
+            about=about,
+            model=load_file(folder / _MODEL),
+            ema=load_file(averaged) if averaged.exists() else None,
+            state=torch.load(folder / _STATE, weights_only=True) if with_state else {},
+        )
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError, pickle.UnpicklingError) as error:
+        raise GvitError(f"the checkpoint {folder} is damaged: use another one, or train again") from error
+
+
+def _about_of(folder: Path) -> Path:
+    shared = folder / CONFIG_NAME
+    return shared if shared.exists() else folder / _ABOUT
+
+
+def _find(path: Path) -> Path:
+    if _about_of(path).exists():
+        return path
+    folder = CheckpointFolder(path)
+    found = folder.last
+    if found is None:
+        raise GvitError(f"{path} holds no checkpoint: give the folder of a run that gvit train wrote")
+    return found

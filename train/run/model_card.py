@@ -1,0 +1,277 @@
+"""A trained model as others can use it: a folder with weights, config, and a card for the Hugging Face hub.
+
+MODEL/
+    model.safetensors     the weights that were evaluated: averaged where the run averaged them
+    config.json           what the model is, the kind of sets that it takes, its labels, how well it does
+    README.md             the card
+    confusion.png         where the run drew it
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...dataset.class_names import read_class_names
+from ...dataset.commit import atomic_write
+from ...dataset.front_matter import UNKNOWN_LICENSE, read_front_matter, with_front_matter
+from ...schemas.errors import DatasetError, GvitError
+from ..settings import read_yaml
+from .checkpoint import CONFIG_NAME, FORMAT, WEIGHTS_NAME, Checkpoint, dump_weights, read_checkpoint
+from .resume import CONFIG_NAME as RUN_CONFIG_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["ModelAbout", "model_card", "model_config", "write_model"]
+
+CARD_NAME = "README.md"
+CONFUSION_NAME = "confusion.png"
+_EXPORT = "export"
+_MODEL_TYPE = "gvit"
+_LISTED = 40  # label names in the card
+
+_USE = """\
+## How to use it
+
+With gvit installed, in the folder of this model:
+
+```text
+gvit predict --checkpoint . photo.jpg
+gvit evaluate --checkpoint . --shards DST
+```
+
+In Python:
+
+```python
+from pathlib import Path
+
+from gvit import predict
+
+for found in predict(Path("."), [Path("photo.jpg")], top=3):
+    print(found.image, dict(zip(found.classes, found.probabilities)))
+```"""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAbout:
+    """What only the author of a model knows: license and name for the hub, where the images are from."""
+
+    license: str | None = None
+    name: str | None = None
+    origin: str | None = None
+
+
+def write_model(path: Path, out: Path | None, about: ModelAbout, *, keep: bool = False) -> Path:
+    """Write the last model of a run into a folder that can be shared, and return its card.
+
+    Args:
+        path: Folder of a run, of a checkpoint, or of a model that was written so before.
+        out: The folder; None for `export` in a run, and for the folder of a model itself.
+        about: What its author adds; license and name of a card there is stay.
+        keep: Leave a card there is as it is.
+
+    Raises:
+        GvitError: There is no checkpoint, it is damaged, or `out` holds something else or cannot be written.
+    """
+    checkpoint = read_checkpoint(path)
+    if out is None:
+        out = path if (path / CONFIG_NAME).exists() else path / _EXPORT
+    _check_free(out)
+    card = out / CARD_NAME
+    front = read_front_matter(card)
+    known = ModelAbout(
+        about.license or str(front.get("license", UNKNOWN_LICENSE)),
+        about.name or _name_of(front),
+        about.origin,
+    )
+    config = model_config(checkpoint, _class_names(path))
+    elsewhere = path.resolve() != out.resolve()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # A kill must leave what the next attempt may overwrite, and never the weights of another model.
+        if elsewhere:
+            (out / WEIGHTS_NAME).unlink(missing_ok=True)
+        atomic_write(out / CONFIG_NAME, (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode())
+        atomic_write(out / WEIGHTS_NAME, dump_weights(checkpoint.weights))
+        if not (keep and card.exists()):
+            if elsewhere:
+                _copy_or_forget(path / CONFUSION_NAME, out / CONFUSION_NAME)
+            drawn = (out / CONFUSION_NAME).exists()
+            atomic_write(card, model_card(config, _weights(checkpoint), known, drawn=drawn).encode())
+    except OSError as error:
+        raise GvitError(f"{out} cannot be written ({error.strerror}): choose another folder") from error
+    return card
+
+
+def _copy_or_forget(picture: Path, out: Path) -> None:
+    """Copy a picture; where there is none, that of another model must not stay."""
+    if picture.exists():
+        atomic_write(out, picture.read_bytes())
+    else:
+        out.unlink(missing_ok=True)
+
+
+def model_config(checkpoint: Checkpoint, class_names: Mapping[str, str]) -> dict[str, Any]:
+    """Return what `config.json` says: all of `about.json`, and the labels as the hub's tools read them."""
+    about = checkpoint.about
+    classes: list[str] = about["data"]["classes"]
+    names = {name: class_names[name] for name in classes if name in class_names}
+    labels = [names.get(name, name) for name in classes]
+    return {
+        "model_type": _MODEL_TYPE,
+        "format": FORMAT,
+        "step": checkpoint.step,
+        **about,
+        "num_labels": len(classes),
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "class_names": names,
+    }
+
+
+def _check_free(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise GvitError(f"{out} is a file: choose a folder with -o")
+    others = [] if not out.exists() else [entry for entry in out.iterdir() if entry.suffix != ".tmp"]
+    if others and not _is_model(out):
+        raise GvitError(f"{out} holds something that is no model of gvit: choose another folder with -o")
+
+
+def _is_model(folder: Path) -> bool:
+    """Tell whether a folder is one of ours: other models have files of the same names."""
+    try:
+        return json.loads((folder / CONFIG_NAME).read_bytes())["model_type"] == _MODEL_TYPE
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _name_of(front: Mapping[str, Any]) -> str | None:
+    try:
+        return str(front["model-index"][0]["name"])
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def _class_names(path: Path) -> dict[str, str]:
+    """Return what people call the classes, from the model itself or from the dataset of its run."""
+    if (path / CONFIG_NAME).exists():
+        return read_checkpoint(path).about.get("class_names", {})
+    try:
+        return read_class_names(path / read_yaml(path / RUN_CONFIG_NAME)["data"]["shards"])
+    except (GvitError, DatasetError, KeyError, TypeError, OSError):
+        return {}
+
+
+def _weights(checkpoint: Checkpoint) -> int:
+    return sum(tensor.numel() for tensor in checkpoint.weights.values())
+
+
+# ---------------------------------------------------------------- the card
+
+
+def model_card(config: Mapping[str, Any], weights: int, about: ModelAbout, *, drawn: bool = False) -> str:
+    """Write the card in Markdown, front matter for the Hugging Face hub included.
+
+    Args:
+        config: What `config.json` says.
+        weights: How many numbers the model has.
+        about: What the author adds.
+        drawn: Whether there is a `confusion.png`.
+    """
+    title = about.name or f"{config['model']['name']} on {config['data']['gaussians']} Gaussians"
+    sections = (
+        _introduction(title, config, weights, about),
+        _accuracy(config, drawn=drawn),
+        _USE,
+        _data(config),
+        _labels(config),
+    )
+    return with_front_matter(_front_matter(title, config, about), "\n\n".join(sections))
+
+
+def _front_matter(title: str, config: Mapping[str, Any], about: ModelAbout) -> dict[str, Any]:
+    front: dict[str, Any] = {
+        "license": about.license or UNKNOWN_LICENSE,
+        "library_name": "gvit",
+        "pipeline_tag": "image-classification",
+        "tags": ["gaussian-splatting", "gvit", "image-classification"],
+        "metrics": ["accuracy"],
+    }
+    scores = config["evaluation"]
+    results: list[dict[str, Any]] = []
+    if scores is not None:
+        data = about.origin or "its validation split"
+        metrics = [
+            {"type": "accuracy", "name": name, "value": round(scores[key], 4)}
+            for key, name in (("top1", "Top-1 accuracy"), ("top5", "Top-5 accuracy"))
+        ]
+        task = {"type": "image-classification", "name": "Image Classification"}
+        results = [{"task": task, "dataset": {"name": data, "type": "gvit"}, "metrics": metrics}]
+    front["model-index"] = [{"name": title, "results": results}]
+    return front
+
+
+def _introduction(title: str, config: Mapping[str, Any], weights: int, about: ModelAbout) -> str:
+    data, model = config["data"], config["model"]
+    origin = f" The images that it was trained on are from {about.origin}." if about.origin else ""
+    return (
+        f"# {title}\n\n"
+        f"A Vision Transformer ({model['name']}, {weights / 1e6:.1f} M weights) that classifies images from "
+        f"sets of {data['gaussians']} 2D\nGaussians in place of pixels or patches: a token is a Gaussian. "
+        f"It knows {len(data['classes']):,} classes.{origin}"
+    )
+
+
+def _accuracy(config: Mapping[str, Any], *, drawn: bool) -> str:
+    scores = config["evaluation"]
+    lines = ["## Accuracy", ""]
+    if scores is None:
+        return "\n".join([*lines, "This checkpoint was saved before the first evaluation of its run."])
+    lines += [
+        "| samples | top-1 | top-5 | cross-entropy |",
+        "| ---: | ---: | ---: | ---: |",
+        f"| {scores['samples']:,} | {scores['top1']:.2%} | {scores['top5']:.2%} | {scores['loss']:.4f} |",
+        "",
+        f"On sets that it was not trained on, after epoch {config['epoch']}: the last one, not the best.",
+        f"The weights are those after {config['step']:,} updates.",
+    ]
+    if drawn:
+        lines += ["", f"![Which class is taken for which]({CONFUSION_NAME})"]
+    return "\n".join(lines)
+
+
+def _data(config: Mapping[str, Any]) -> str:
+    data, fit = config["data"], config["data"]["fit"]
+    canvas = f"{data['size']} x {data['size']} pixels"
+    command = (
+        f"gvit encode SRC DST --num-gaussians {data['gaussians']} --size {data['size']} "
+        f"--preset {fit['preset']} --seed {fit['seed']} --crop {fit['crop']} --store {data['encoding']}"
+    )
+    return (
+        "## The data\n\n"
+        f"Sets of {data['gaussians']} Gaussians, fitted on a canvas of {canvas} "
+        f"with the work of {fit['steps']} full-size\nsteps (version {fit['fit_version']} of the fit), "
+        f"stored as {data['encoding']}, as with\n\n```text\n{command}\n```\n\n"
+        "`gvit predict` fits images in the same way. SHA-256 over shards and keys of the training data:\n"
+        f"`{data['train']}`;\nof the validation data: `{data['val']}`."
+    )
+
+
+def _labels(config: Mapping[str, Any]) -> str:
+    names: Mapping[str, str] = config["class_names"]
+    head = ["label", "class", "name"] if names else ["label", "class"]
+    rows = [
+        [str(number), _escaped(name), _escaped(names.get(name, ""))][: len(head)]
+        for number, name in enumerate(config["data"]["classes"][:_LISTED])
+    ]
+    more = len(config["data"]["classes"]) - len(rows)
+    rule = ["---:", *("---" for _ in head[1:])]
+    text = "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
+    rest = f"\n\n... and {more:,} more, in `config.json`." if more else ""
+    return f"## Labels\n\n{text}{rest}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,93 @@
+"""Where a run goes on, and that runs do not get mixed up."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from ...schemas.errors import GvitError
+from ..settings import Settings, differences, plain, read_yaml
+from .checkpoint import Checkpoint, CheckpointFolder, read_checkpoint
+
+if TYPE_CHECKING:
+    from ...dataset.reader import Dataset
+    from ..config import TrainConfig
+    from ..data.split import TrainingData
+
+__all__ = ["CONFIG_NAME", "checkpoint_to_resume", "describe_data"]
+
+CONFIG_NAME = "config.yaml"
+_FREE_TO_CHANGE = {
+    "run": (
+        "out",
+        "device",
+        "compile",
+        "log_every",
+        "evaluate_every",
+        "checkpoint_minutes",
+        "keep",
+        "resume",
+    ),
+    "data": ("cache", "shards", "val_shards"),
+    "guidance": ("max_psnr_loss", "write_tuned", "masks"),
+}
+"""What may change from one part of a run to the next; datasets and images are compared by content."""
+
+
+def checkpoint_to_resume(config: TrainConfig, data: TrainingData) -> Checkpoint | None:
+    """Find where to go on, and refuse to mix runs.
+
+    Raises:
+        GvitError: The folder holds something else, or a run with other settings or data.
+    """
+    out = config.run.out
+    if out.exists() and not out.is_dir():
+        raise GvitError(f"{out} is a file: choose a folder with --out")
+    recorded = out / CONFIG_NAME
+    if out.exists() and any(out.iterdir()) and not recorded.exists():
+        raise GvitError(f"{out} holds something that is no run of gvit: choose another folder with --out")
+    path = CheckpointFolder(out).last
+    if path is None:
+        return None
+    if config.run.resume == "never":
+        raise GvitError(f"{out} already holds a run: choose another --out, or go on with --resume auto")
+    differing = differences(_binding(plain(config)), _binding(read_yaml(recorded)))
+    if differing:
+        raise GvitError(
+            f"{out} holds a run with other settings, {', '.join(differing)}: "
+            "use the same settings to go on with it, or choose another --out"
+        )
+    checkpoint = read_checkpoint(path, with_state=True)
+    if checkpoint.about["data"] != describe_data(data):
+        raise GvitError(f"{out} was trained on other data than {config.data.shards}: choose another --out")
+    return checkpoint
+
+
+def _binding(settings: Settings) -> Settings:
+    """The settings that must stay the same throughout a run."""
+    kept = {name: value for name, value in settings.items() if name != "recipe"}
+    for section, free in _FREE_TO_CHANGE.items():
+        kept[section] = {name: value for name, value in kept.get(section, {}).items() if name not in free}
+    kept["run"].pop("tensorboard", None)
+    kept["guidance"]["images"] = kept["guidance"].get("images") is not None
+    return kept
+
+
+def describe_data(data: TrainingData) -> dict[str, Any]:
+    """What a model needs to be given the same kind of sets, and a digest of those that it was given."""
+    manifest = data.train.manifest
+    return {
+        "classes": list(data.classes),
+        "gaussians": manifest.gaussians,
+        "size": manifest.size,
+        "encoding": manifest.encoding,
+        "fit": plain(manifest.fit),
+        "train": _digest(data.train),
+        "val": _digest(data.val),
+    }
+
+
+def _digest(part: Dataset) -> str:
+    sums = ",".join(shard.sha256 for shard in part.manifest.shards)
+    keys = "\n".join(part.keys)
+    return hashlib.sha256(f"{sums}\n{keys}".encode()).hexdigest()

@@ -1,0 +1,357 @@
+"""A training run from start to end: data, model, resume, epochs, checkpoints, pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from ...dataset.commit import atomic_write
+from ...dataset.export import check_unused
+from ...schemas.errors import GvitError
+from ...schemas.gaussians import min_scale
+from ..data.split import TrainingData, open_training_data
+from ..guidance.build import build_guide
+from ..guidance.guides import DirectGuide
+from ..guidance.source_images import Sources, open_sources
+from ..model.classifier import build_model
+from ..model.tokens import measure_statistics
+from ..ranks import joined_ranks
+from ..settings import dump, plain
+from .checkpoint import Checkpoint, CheckpointFolder
+from .interruption import Interrupted, StopRequest, stoppable
+from .metrics import MetricLog, read_metrics, tensorboard_installed
+from .progress import RunDisplay, Standing
+from .report import LARGEST_CONFUSION, draw_confusion, draw_curves
+from .resume import CONFIG_NAME, checkpoint_to_resume, describe_data
+from .trainer import DivergedError, Trainer
+from .tuned import TunedSets, has_written, remember_written, tuning_of, write_tuned
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from ..config import TrainConfig
+    from ..guidance.source_images import FindPixels
+    from ..model.evaluate import Evaluation
+    from ..ranks import Ranks
+
+__all__ = ["Interrupted", "TrainSummary", "train"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSummary:
+    """What a run ended with: its evaluation after the last epoch, and how fast it trained."""
+
+    top1: float
+    top5: float
+    loss: float
+    samples: int
+    epochs: int
+    steps: int
+    samples_per_second: float
+
+
+def train(config: TrainConfig, *, console: Console | None = None) -> TrainSummary:
+    """Train a model, or go on with a run that was interrupted.
+
+    Args:
+        config: What to do.
+        console: Where progress goes; None for standard error.
+
+    Raises:
+        GvitError: Data, config or folder do not allow it, the loss is no number any more, or guidance has
+            led the sets too far from their images.
+        Interrupted: Ctrl-C or SIGTERM; the run is saved, and the same call goes on with it.
+    """
+    console = Console(stderr=True) if console is None else console
+    with joined_ranks(config.run.device) as ranks:
+        data = open_training_data(config.data, config.seed)
+        last = checkpoint_to_resume(config, data)
+        tuned = config.guidance.write_tuned
+        written = tuned is not None and has_written(config.run.out, tuned)
+        if tuned is not None and not written:
+            check_unused(tuned)
+        ranks.wait()  # nobody may write before all have looked
+        guidance = config.guidance
+        sources = open_sources(data.train.manifest, images=guidance.images, masks=guidance.masks)
+        if sources.pixels is not None and ranks.leads:
+            console.print(f"reading {len(data.train)} images of {config.guidance.images}", highlight=False)
+        trainer = build_trainer(config, data, ranks, sources)
+        run = _Run(config, data, trainer, ranks, console if ranks.leads else None)
+        if last is not None:
+            run.go_on(last)
+        summary = run.run()
+        if written and ranks.leads:
+            console.print(f"{tuned} holds the sets of this run already", highlight=False)
+        elif tuned is not None and sources.pixels is not None and ranks.leads:
+            _write_tuned(tuned, trainer, data, sources.pixels)
+            remember_written(config.run.out, tuned)
+        return summary
+
+
+def _write_tuned(out: Path, trainer: Trainer, data: TrainingData, find: FindPixels) -> None:
+    config, guide = trainer.config, trainer.guide
+    if not isinstance(guide, DirectGuide):
+        return
+    sets = TunedSets(
+        dataset=data.train,
+        moves=guide.store.all,
+        reach=config.guidance.reach,
+        find=find,
+        tuning=tuning_of(config, data),
+        threads=torch.get_num_threads(),
+    )
+    write_tuned(sets, out)
+
+
+def build_trainer(
+    config: TrainConfig, data: TrainingData, ranks: Ranks, sources: Sources | None = None
+) -> Trainer:
+    """Build a model with fresh weights, what guides its sets, and their trainer.
+
+    Raises:
+        GvitError: Data and config do not go together.
+    """
+    guidance = config.guidance
+    model = build_model(
+        config.model,
+        len(data.classes),
+        measure_statistics(data.train),
+        seed=config.seed,
+        refiner=guidance.refiner if guidance.mode == "refine" else None,
+        min_scale=min_scale(data.train.manifest.size),
+    ).to(ranks.device)
+    place: dict[str, Any] = {"seed": config.seed, "run": config.run.out, "ranks": ranks}
+    guide = build_guide(guidance, data.train, model, sources or Sources(), **place)
+    return Trainer(config, data, model, ranks, guide)
+
+
+@dataclass(slots=True)
+class _Pace:
+    """Samples and seconds of training, without evaluation and checkpoints."""
+
+    samples: int = 0
+    seconds: float = 0.0
+    since: float = field(default_factory=time.perf_counter)
+
+    def restart(self) -> None:
+        self.since = time.perf_counter()
+
+    def add(self, samples: int) -> float:
+        """Count samples since the last time; returns samples per second since then."""
+        spent = time.perf_counter() - self.since
+        self.samples += samples
+        self.seconds += spent
+        self.restart()
+        return samples / max(spent, 1e-9)
+
+    @property
+    def samples_per_second(self) -> float:
+        return self.samples / self.seconds if self.seconds else 0.0
+
+
+class _Run:
+    """A trainer in its folder."""
+
+    def __init__(
+        self, config: TrainConfig, data: TrainingData, trainer: Trainer, ranks: Ranks, console: Console | None
+    ) -> None:
+        self._config = config
+        self._data = data
+        self._trainer = trainer
+        self._ranks = ranks
+        self._folder = CheckpointFolder(config.run.out, config.run.keep)
+        self._standing = Standing(config.epochs, trainer.total_steps)
+        self._display = RunDisplay(self._standing, console)
+        self._pace = _Pace()
+        self._best: float | None = None
+        self._evaluation: Evaluation | None = None
+        self._saved_at = time.monotonic()
+        self._log: MetricLog | None = None
+        self._stop = StopRequest()
+
+    def go_on(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint.
+
+        Raises:
+            GvitError: It is of another model.
+        """
+        state = checkpoint.state
+        try:
+            self._trainer.restore(checkpoint.model, checkpoint.ema, state["trainer"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise GvitError(
+                f"the checkpoints in {self._config.run.out} are of another model: choose another --out"
+            ) from error
+        self._best = state["best"]
+        self._standing.val_top1 = state["val_top1"]
+        self._display.say(f"going on from step {checkpoint.step} of {self._trainer.total_steps}")
+
+    def run(self) -> TrainSummary:
+        """Train until the end, or until something stops it."""
+        trainer = self._trainer
+        if self._ranks.leads:
+            with self._writing():
+                self._open_folder()
+        self._introduce()
+        try:
+            with stoppable() as self._stop, self._display:
+                while not trainer.finished:
+                    self._pace.restart()
+                    trainer.train_epoch(self._after_step)
+                    self._after_epoch()
+                evaluation = self._evaluation or trainer.evaluate()
+        except DivergedError as error:
+            raise self._explain(error) from error
+        finally:
+            if self._log is not None:
+                with self._writing():
+                    self._log.close()
+        with self._writing():
+            return self._conclude(evaluation)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise GvitError(f"cannot save in {self._config.run.out}: {error.strerror or error}") from error
+
+    def _open_folder(self) -> None:
+        run = self._config.run
+        run.out.mkdir(parents=True, exist_ok=True)
+        atomic_write(run.out / CONFIG_NAME, dump(plain(self._config)).encode())
+        self._log = MetricLog(
+            run.out,
+            resumed_at=self._trainer.step,
+            epochs_done=self._trainer.epoch,
+            tensorboard=run.tensorboard,
+        )
+
+    def _introduce(self) -> None:
+        config, trainer = self._config, self._trainer
+        weights = sum(parameter.numel() for parameter in trainer.model.parameters())
+        train, val = self._data.train, self._data.val
+        device = f"{self._ranks.world} x {self._ranks.device.type}"
+        self._display.say(
+            f"{config.model.name}, {weights / 1e6:.1f} M weights, on {device}: {len(train)} sets to train "
+            f"on, {len(val)} to evaluate on, of {train.manifest.gaussians} Gaussians and "
+            f"{len(self._data.classes)} classes; {config.epochs} epochs of {trainer.steps_per_epoch} steps; "
+            f"see {config.run.out}"
+        )
+        if config.run.tensorboard and not tensorboard_installed():
+            self._display.say("TensorBoard is not installed, metrics go to metrics.jsonl only")
+
+    def _after_step(self) -> None:
+        trainer, standing = self._trainer, self._standing
+        standing.advance(trainer.epoch, trainer.step)
+        standing.rate = trainer.rate_of(trainer.step - 1)
+        in_epoch = trainer.samples_seen // self._config.batch_size
+        to_log = in_epoch % trainer.log_every == 0 or in_epoch == trainer.steps_per_epoch
+        if to_log:
+            self._log_interval()
+        # Several ranks can only agree where all of them wait for each other anyway.
+        if self._ranks.world == 1 or to_log:
+            self._stop_or_save()
+        self._display.refresh()
+
+    def _log_interval(self) -> None:
+        trainer, standing = self._trainer, self._standing
+        interval = trainer.take_interval()
+        pace = self._pace.add(interval.samples)
+        standing.loss, standing.top1, standing.samples_per_second = interval.loss, interval.top1, pace
+        self._write(
+            {
+                "kind": "train",
+                "step": trainer.step,
+                "epoch": trainer.epoch + 1,
+                "loss": interval.loss,
+                "top1": interval.top1,
+                "lr": standing.rate,
+                "samples_per_second": round(pace, 1),
+            }
+        )
+
+    def _write(self, point: dict[str, Any]) -> None:
+        if self._log is not None:
+            with self._writing():
+                self._log.write(point)
+
+    def _stop_or_save(self) -> None:
+        overdue = time.monotonic() - self._saved_at >= 60.0 * self._config.run.checkpoint_minutes
+        if self._ranks.any(self._stop.requested):
+            self._save(best=False)
+            raise Interrupted(self._trainer.step, terminated=self._stop.terminated)
+        if self._ranks.any(overdue):
+            self._save(best=False)
+
+    def _after_epoch(self) -> None:
+        trainer, every = self._trainer, self._config.run.evaluate_every
+        moved = trainer.take_movement()
+        if moved is not None:
+            self._standing.psnr_loss = moved.psnr_loss
+            self._write({"kind": "guidance", "step": trainer.step, "epoch": trainer.epoch, **asdict(moved)})
+        best = False
+        if trainer.finished or trainer.epoch % every == 0:
+            evaluation = self._evaluation = trainer.evaluate()
+            best = self._best is None or evaluation.top1 > self._best
+            self._best = evaluation.top1 if best else self._best
+            self._standing.val_top1 = evaluation.top1
+            self._write(
+                {"kind": "evaluation", "step": trainer.step, "epoch": trainer.epoch, **_scores(evaluation)}
+            )
+        self._save(best=best)
+        self._display.refresh()
+
+    def _save(self, *, best: bool) -> None:
+        """Save, unless a loss was no number: what was saved before is better then."""
+        trainer = self._trainer
+        trainer.check_health()
+        self._saved_at = time.monotonic()
+        state = trainer.state()
+        if self._ranks.leads:
+            self._write_checkpoint(state, best=best)
+        self._ranks.wait()  # a checkpoint must not see sets that others move on meanwhile
+
+    def _write_checkpoint(self, progress: dict[str, Any], *, best: bool) -> None:
+        trainer, guidance = self._trainer, self._config.guidance
+        about = {
+            "model": plain(self._config.model),
+            "augment": plain(self._config.augment),
+            "refiner": plain(guidance.refiner) if guidance.mode == "refine" else None,
+            "data": describe_data(self._data),
+            "epoch": trainer.epoch,
+            "evaluation": None if self._evaluation is None else _scores(self._evaluation),
+        }
+        state = {"trainer": progress, "best": self._best, "val_top1": self._standing.val_top1}
+        weights = trainer.model.state_dict()
+        ema = None if trainer.ema is None else trainer.ema.module.state_dict()
+        with self._writing():
+            self._folder.save(Checkpoint(trainer.step, about, weights, ema, state), best=best)
+
+    def _explain(self, error: DivergedError) -> GvitError:
+        last = self._folder.last
+        kept = f"the last good checkpoint is {last}" if last is not None else "no checkpoint had been saved"
+        return GvitError(f"{error}; {kept}: try {error.advice}")
+
+    def _conclude(self, evaluation: Evaluation) -> TrainSummary:
+        out = self._config.run.out
+        if self._ranks.leads:
+            draw_curves(read_metrics(out), out / "curves.png")
+            if len(self._data.classes) <= LARGEST_CONFUSION:
+                draw_confusion(evaluation.confusion.numpy(), self._data.classes, out / "confusion.png")
+        return TrainSummary(
+            **_scores(evaluation),
+            epochs=self._trainer.epoch,
+            steps=self._trainer.step,
+            samples_per_second=round(self._pace.samples_per_second, 1),
+        )
+
+
+def _scores(evaluation: Evaluation) -> dict[str, Any]:
+    return {name: getattr(evaluation, name) for name in ("top1", "top5", "loss", "samples")}

@@ -1,0 +1,361 @@
+"""The loop: batches in, updates out, and a state from which it goes on bit for bit.
+
+    loader -> guide -> augment -> tokens -> Vision Transformer
+
+Learning rate, order, augmentation and dropped paths are pure functions of (seed, epoch, step, sample), so the
+state is the weights, the optimiser, and a place in the data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ...schemas.errors import GvitError
+from ...schemas.gaussians import min_scale
+from ..data.batches import BatchPlan, cut, evaluation_view
+from ..data.loader import Batch, SetLoader
+from ..guidance.config import gamma_at
+from ..guidance.guides import Guide, NoGuide
+from ..model.evaluate import Evaluation, classifier_of, evaluate
+from ..schedule import learning_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ..config import TrainConfig
+    from ..data.split import TrainingData
+    from ..guidance.movement import MovementReport
+    from ..model.classifier import SetClassifier
+    from ..ranks import Ranks
+
+__all__ = ["DivergedError", "Interval", "Trainer"]
+
+_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_LINES_PER_EPOCH = 10
+
+
+class DivergedError(GvitError):
+    """Training has left the ground, and what it led to is not worth keeping.
+
+    Args:
+        sentence: What happened.
+        advice: What to try.
+    """
+
+    def __init__(self, sentence: str, advice: str) -> None:
+        super().__init__(sentence)
+        self.advice = advice
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Training since the last time that one asked.
+
+    Attributes:
+        loss: Of the classifier, mean over the samples.
+        top1: Share of samples whose (heaviest) class came first.
+        samples: How many, over all ranks.
+    """
+
+    loss: float
+    top1: float
+    samples: int
+
+
+class Trainer:
+    """A model in training.
+
+    Args:
+        config: What to do.
+        data: The sets.
+        model: Freshly built; moved to the device.
+        ranks: Who trains together.
+        guide: What happens to sets before augmentation; None leaves them as they are.
+
+    Attributes:
+        val_loader: This rank's share of the sets to evaluate on.
+
+    Raises:
+        GvitError: The batch cannot be cut into equal shares, or is larger than the training set.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    samples_seen: int = 0  # of the current epoch, over all ranks
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: TrainingData,
+        model: nn.Module,
+        ranks: Ranks,
+        guide: Guide | None = None,
+    ) -> None:
+        self.config = config
+        self.ranks = ranks
+        self.classes = len(data.classes)
+        self.model = model.to(ranks.device)
+        self.ema = None if config.optim.ema is None else ModelEmaV3(model, config.optim.ema, use_warmup=True)
+        self.guide: Guide = NoGuide() if guide is None else guide
+        smallest = min_scale(data.train.manifest.size)
+        augment = replace(config.augment, min_scale=max(config.augment.min_scale, smallest))
+        self._view = evaluation_view(augment, smallest)
+        self._plan = BatchPlan(config.seed, self.classes, config.optim.label_smoothing, augment, config.mix)
+        self._network = _wrap(model, ranks, compiled=config.run.compile)
+        self._type = _TYPES[resolve_precision(config.run.precision, ranks.device)]
+        self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=self._type is torch.float16)
+        self._optimiser = _make_optimiser(config, model)
+        share = _share(config, ranks)
+        place: dict[str, Any] = {
+            "batch_size": share,
+            "seed": config.seed,
+            "device": ranks.device,
+            "rank": ranks.rank,
+            "world_size": ranks.world,
+            "cache": config.data.cache,
+        }
+        _check_batch(config, len(data.train))
+        self._loader = SetLoader(data.train, **place, partners=config.mix.mixes)
+        self.val_loader = SetLoader(data.val, **place, shuffle=False)
+        self._sums = torch.zeros(3, dtype=torch.float64, device=ranks.device)
+        self._bad_step = torch.full((), -1, device=ranks.device)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates in an epoch."""
+        return self._loader.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        """Updates in the whole run."""
+        return self.steps_per_epoch * self.config.epochs
+
+    @property
+    def log_every(self) -> int:
+        """Steps between two lines of metrics."""
+        return self.config.run.log_every or max(1, self.steps_per_epoch // _LINES_PER_EPOCH)
+
+    def rate_of(self, step: int) -> float:
+        """The learning rate of an update, counted from 0."""
+        return learning_rate(self.config.schedule, step, self.steps_per_epoch, self.config.epochs)
+
+    def gamma_of(self, step: int) -> float:
+        """The weight of the classifier's gradient on the Gaussians at an update, counted from 0."""
+        return gamma_at(self.config.guidance, step, self.steps_per_epoch, self.config.epochs)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are over."""
+        return self.epoch >= self.config.epochs
+
+    def train_epoch(self, after_step: Callable[[], None]) -> None:
+        """Train to the end of the current epoch, and call back after each update.
+
+        Whatever the callback raises leaves the trainer in a state that can be saved.
+        """
+        self._network.train()
+        for batch in self._loader.epoch(self.epoch, self.samples_seen):
+            self.update(batch)
+            self.step += 1
+            self.samples_seen += self.config.batch_size
+            after_step()
+        self.epoch += 1
+        self.samples_seen = 0
+
+    def update(self, batch: Batch) -> None:
+        """Make one update from this rank's share of a batch, without counting it as a step."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.rate_of(self.step) * group.get("lr_scale", 1.0)
+        torch.manual_seed(_step_seed(self.config.seed, self.step, self.ranks.rank))
+        parts = cut(batch, self.config.optim.accumulate)
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            with contextlib.nullcontext() if last else self._unsynchronised():
+                self._backward(part, len(part) / len(batch))
+        self._descend()
+
+    def _backward(self, part: Batch, weight: float) -> None:
+        """Add the gradients of a part's mean loss, and count that loss into the running sums."""
+        guided = self.guide.guide(part, epoch=self.epoch, gamma=self.gamma_of(self.step))
+        logits, targets = self.learn(guided.batch)
+        losses = -(targets * logits.float().log_softmax(dim=1)).sum(dim=1)
+        loss = losses.mean() if guided.loss is None else losses.mean() + guided.loss
+        self._count(losses.detach(), logits.detach(), targets, loss.detach())
+        self._scaler.scale(loss * weight).backward()
+        guided.after_backward()
+
+    def learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return logits ``[b, K]`` of a part of a training batch and their soft targets ``[b, K]``."""
+        made = self._plan.prepare(batch, self.epoch)
+        return self.network(made.gaussians, made.there), made.targets
+
+    def network(self, *inputs: Tensor | None) -> Tensor:
+        """Run the network, compiled, synchronised and in the precision that were asked for."""
+        with torch.autocast(self.ranks.device.type, self._type, enabled=self._type is not torch.float32):
+            return self._network(*inputs)
+
+    def _count(self, losses: Tensor, logits: Tensor, targets: Tensor, minimised: Tensor) -> None:
+        """Add to the running sums on the device, without waiting for it."""
+        right = (logits.argmax(dim=1) == targets.argmax(dim=1)).double().sum()
+        total = losses.double().sum()
+        self._sums += torch.stack([total, right, torch.full_like(total, len(losses))])
+        newly_bad = ~minimised.isfinite() & (self._bad_step < 0)
+        self._bad_step = torch.where(newly_bad, self.step, self._bad_step)
+
+    def _descend(self) -> None:
+        optim = self.config.optim
+        if optim.clip is not None:
+            self._scaler.unscale_(self._optimiser)
+            for part in _parts(self.model):
+                nn.utils.clip_grad_norm_(part, optim.clip)
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        self._optimiser.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.model, step=self.step)
+
+    def _unsynchronised(self) -> contextlib.AbstractContextManager[None]:
+        network = self._network
+        return network.no_sync() if isinstance(network, DistributedDataParallel) else contextlib.nullcontext()
+
+    def check_health(self) -> None:
+        """Wait for the device and see whether all went well so far; all ranks at the same time.
+
+        Raises:
+            DivergedError: A loss was no number, or guidance has led the sets too far from their images.
+        """
+        bad = self._bad_step.to(torch.float64)
+        if self.ranks.any(bool(bad >= 0)):
+            where = f" at step {int(bad) + 1}" if bad >= 0 else ""
+            raise DivergedError(
+                f"the loss is no number any more{where}", "a lower --lr, or --precision float32"
+            )
+        moved, most = self.guide.report(self.ranks), self.config.guidance.max_psnr_loss
+        if moved is not None and moved.psnr_loss > most:
+            raise DivergedError(
+                f"guidance has cost the sets {moved.psnr_loss:.1f} dB by step {self.step}, more than the "
+                f"{most:g} dB of guidance.max_psnr_loss",
+                "a smaller --gamma",
+            )
+
+    def take_movement(self) -> MovementReport | None:
+        """Return what guidance did since the last call; all ranks at the same time."""
+        moved = self.guide.report(self.ranks)
+        self.guide.forget()
+        return moved
+
+    def take_interval(self) -> Interval:
+        """Sum up since the last call; all ranks at the same time.
+
+        Raises:
+            DivergedError: See ``check_health``.
+        """
+        self.check_health()
+        loss, right, samples = self.ranks.total(self._sums).tolist()
+        self._sums = torch.zeros_like(self._sums)
+        return (
+            Interval(loss / samples, right / samples, round(samples))
+            if samples
+            else Interval(math.nan, 0.0, 0)
+        )
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model with the averaged weights, or the plain ones where there is no average."""
+        return self.model if self.ema is None else self.ema.module
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate on all of the validation sets; all ranks at the same time."""
+        model = cast("SetClassifier", self.evaluated)
+        classify = classifier_of(model, self._type, self._view)
+        return evaluate(classify, self.val_loader, self.classes, self.ranks)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a run needs to go on beside the weights, plain dicts and tensors; all ranks at once."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "samples_seen": self.samples_seen,
+            "optimiser": self._optimiser.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "sums": self._sums.cpu(),
+            "guide": self.guide.state(self.ranks),
+        }
+
+    def restore(
+        self, weights: Mapping[str, Tensor], ema: Mapping[str, Tensor] | None, state: dict[str, Any]
+    ) -> None:
+        """Go back to a saved state; all ranks at the same time."""
+        self.model.load_state_dict(weights)
+        if self.ema is not None and ema is not None:
+            self.ema.module.load_state_dict(ema)
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._scaler.load_state_dict(state["scaler"])
+        self._sums = state["sums"].to(self.ranks.device)
+        self.guide.restore(state["guide"], self.ranks)
+        self.epoch, self.step, self.samples_seen = state["epoch"], state["step"], state["samples_seen"]
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """Return the precision that "auto" stands for on a device: bfloat16 where a GPU has it."""
+    if name != "auto":
+        return name
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def _parts(model: nn.Module) -> list[list[nn.Parameter]]:
+    """Parameters whose gradients are clipped together: a refiner's, from other losses, and all others."""
+    refiner = getattr(model, "refiner", None)
+    apart = [] if refiner is None else list(refiner.parameters())
+    known = {id(parameter) for parameter in apart}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    return [part for part in (rest, apart) if part]
+
+
+def _wrap(model: nn.Module, ranks: Ranks, *, compiled: bool) -> nn.Module:
+    network = cast("nn.Module", torch.compile(model)) if compiled else model
+    if ranks.world == 1:
+        return network
+    return DistributedDataParallel(network, device_ids=None if ranks.device.type == "cpu" else [ranks.device])
+
+
+def _make_optimiser(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    optim = config.optim
+    try:
+        return create_optimizer_v2(
+            model, opt=optim.name, lr=config.schedule.lr, weight_decay=optim.weight_decay, betas=optim.betas
+        )
+    except (ValueError, AssertionError, TypeError) as error:
+        raise GvitError(f"optim.name {optim.name!r} is no optimiser of timm that fits: {error}") from error
+
+
+def _share(config: TrainConfig, ranks: Ranks) -> int:
+    share, rest = divmod(config.batch_size, ranks.world)
+    if rest:
+        raise GvitError(
+            f"a batch of {config.batch_size} cannot be shared equally by {ranks.world} ranks: "
+            "choose a multiple with --batch-size"
+        )
+    return share
+
+
+def _check_batch(config: TrainConfig, samples: int) -> None:
+    if samples < config.batch_size:
+        raise GvitError(
+            f"{samples} training samples are fewer than one batch of {config.batch_size}: "
+            f"choose --batch-size {samples} or less"
+        )
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """A seed for what torch itself draws within a step (dropped paths)."""
+    return (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) % 2**63
