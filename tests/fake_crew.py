@@ -8,9 +8,9 @@ import signal
 import time
 from dataclasses import replace
 
-import fake_encode as fake
 import numpy as np
 
+import fake_encode as fake
 from gvit.pipeline.engines.driver import WorkerDied
 from gvit.pipeline.engines.remote_worker import RemoteWorker
 from gvit.pipeline.engines.worker_state import read_state

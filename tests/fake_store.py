@@ -17,9 +17,7 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-sys.path.insert(0, str(Path(__file__).parent))
 import fake_encode as fake
-
 from gvit.pipeline.place import url_lease
 from gvit.schemas import GvitError
 

@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from test_train_guidance import config_of
 
 from gvit.train.data.mix import MixConfig
 from gvit.train.guidance.moves import MoveStore
 from gvit.train.run.interruption import Interrupted
 from gvit.train.run.run import train
 from gvit.train.run.trainer import Trainer
+from test_train_guidance import config_of
 
 
 def stop_after(last: int) -> None:

@@ -1,11 +1,11 @@
 import json
 import sys
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 import torch
 
+from fake_sets import write_dataset
 from gvit.studies import guidance
 from gvit.studies.guidance import Outcome, compare
 from gvit.studies.jitter import JitterGuide
@@ -16,9 +16,6 @@ from gvit.train.model.classifier import ModelConfig
 from gvit.train.model.motion import MAX_SHIFT
 from gvit.train.ranks import Ranks
 from gvit.train.run.run import build_trainer
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_sets import write_dataset
 from small_dataset import save_images
 
 RUNS = ("none", "direct gamma=-0.5", "jitter gamma=0.1", "patches")

@@ -1,12 +1,11 @@
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from fake_sets import write_dataset
 from gvit.benchmarks import step
 from gvit.benchmarks.pixels import PixelTrainer, patch_side, warp
 from gvit.schemas import GvitError
@@ -15,9 +14,6 @@ from gvit.train.data.augment import AugmentConfig, augment
 from gvit.train.data.geometry import AffineMap, small_affine
 from gvit.train.data.split import open_training_data
 from gvit.train.ranks import Ranks
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_sets import write_dataset
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 

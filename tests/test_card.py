@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+import small_dataset as small
+from fake_encode import BROKEN, fake_encode, make_flawed_source
 from gvit.commands.app import app
 from gvit.dataset.card import About, dataset_card
 from gvit.dataset.export import export_zarr
@@ -17,10 +18,6 @@ from gvit.dataset.reader import open_dataset
 from gvit.dataset.selection import Selection
 from gvit.dataset.verify import verify
 from gvit.schemas import ENCODINGS
-
-sys.path.insert(0, str(Path(__file__).parent))
-import small_dataset as small
-from fake_encode import BROKEN, fake_encode, make_flawed_source
 
 V1 = Path(__file__).parent / "data" / "v1"
 PROGRAM = re.compile("^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -1,9 +1,8 @@
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
+from fake_encode import fake_config, fake_encode, files_of, make_source
 from gvit.commands.look import info_command
 from gvit.commands.sharing import export_command
 from gvit.dataset.card import dataset_card
@@ -14,9 +13,6 @@ from gvit.dataset.verify import verify
 from gvit.pipeline.dry_run import estimate
 from gvit.schemas import DatasetError, GvitError
 from gvit.schemas.checksums import read_checksums
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_encode import fake_config, fake_encode, files_of, make_source
 
 CLASSES = ("n01440764", "n01443537")
 NAMES = {"n01440764": "tench, Tinca tinca", "n01443537": "goldfish"}

@@ -13,14 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fake_encode as fake
 import gvit
 from gvit.commands import app as cli
 from gvit.pipeline import dry_run as dry_run_module
 from gvit.pipeline import encode as encode_module
 from gvit.schemas import read_manifest
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_encode as fake
 
 SMALL = ("--size", "16", "--num-gaussians", "4", "--workers", "1")
 

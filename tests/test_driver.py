@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+import fake_crew as crews
+import fake_encode as fake
 import gvit
 from gvit.pipeline.engines import driver as driver_module
 from gvit.pipeline.engines.cluster import Layout
 from gvit.pipeline.engines.dispatch import MAX_DEATHS_IN_A_ROW
 from gvit.pipeline.engines.driver import POISON, Driver
 from gvit.schemas import GvitError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_crew as crews
-import fake_encode as fake
 
 
 @pytest.fixture(scope="module")

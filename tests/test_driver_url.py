@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
+import fake_crew as crews
+import fake_encode as fake
+import fake_store as store
 from gvit.dataset.remote.transfer import pull
 from gvit.pipeline.engines import driver as driver_module
 from gvit.pipeline.engines import remote_worker
@@ -14,11 +14,6 @@ from gvit.pipeline.engines.cluster import Layout
 from gvit.pipeline.engines.driver import POISON, Driver
 from gvit.pipeline.place import url_lease
 from gvit.schemas import GvitError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_crew as crews
-import fake_encode as fake
-import fake_store as store
 
 
 @pytest.fixture

@@ -6,17 +6,14 @@ import errno
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
+import fake_encode as fake
 from gvit.pipeline import encode as encode_module
 from gvit.pipeline.place.lease import Lease
 from gvit.schemas import GvitError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_encode as fake
 
 
 @pytest.fixture(scope="module")

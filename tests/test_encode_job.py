@@ -5,20 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
+import fake_encode as fake
 import gvit
 from gvit.images import decode_pool
 from gvit.pipeline import worker
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_encode as fake
 
 
 @pytest.fixture(scope="module")

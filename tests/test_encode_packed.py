@@ -1,18 +1,10 @@
 """The job's promises hold for images in tar and Parquet files too."""
 
 import sys
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from gvit.commands import app as cli
-from gvit.dataset.reader import open_dataset
-from gvit.images.originals import Originals
-from gvit.pipeline.dry_run import estimate
-from gvit.schemas import GvitError, table_to_rows
-
-sys.path.insert(0, str(Path(__file__).parent))
 from fake_encode import (
     CountingFitters,
     FakeFitter,
@@ -24,6 +16,11 @@ from fake_encode import (
     kill_after_first_block,
     run_script,
 )
+from gvit.commands import app as cli
+from gvit.dataset.reader import open_dataset
+from gvit.images.originals import Originals
+from gvit.pipeline.dry_run import estimate
+from gvit.schemas import GvitError, table_to_rows
 from packed_sources import DIGIT_NAMES, digit_files, digit_members, write_parquet, write_tar
 
 IMAGES = 320  # in two blocks

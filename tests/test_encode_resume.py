@@ -6,18 +6,15 @@ import json
 import random
 import shutil
 import signal
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import fake_encode as fake
 import gvit
 from gvit.schemas import DatasetError, GvitError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_encode as fake
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ import fsspec
 import numpy as np
 import pytest
 
+import fake_encode as fake
+import fake_store as store
 import gvit
 from gvit.commands import app as cli
 from gvit.dataset.remote.transfer import pull
@@ -22,10 +24,6 @@ from gvit.pipeline.place import url_lease
 from gvit.pipeline.place.lease import STALE_SECONDS
 from gvit.pipeline.status import status_of
 from gvit.schemas import DatasetError, GvitError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_encode as fake
-import fake_store as store
 
 
 @pytest.fixture(scope="module")

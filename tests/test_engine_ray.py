@@ -21,16 +21,14 @@ import pytest
 import ray
 from ray import cloudpickle
 
+import fake_crew as crews
+import fake_encode as fake
 import gvit
 from gvit.images import decode_pool
 from gvit.pipeline import worker
 from gvit.pipeline.engines import ray as engine_ray
 from gvit.pipeline.engines.driver import POISON
 from gvit.schemas import GvitError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_crew as crews
-import fake_encode as fake
 
 TOKEN = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
 

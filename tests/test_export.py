@@ -1,9 +1,7 @@
 import io
 import json
 import shutil
-import sys
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ import zarr
 from PIL import Image
 from typer.testing import CliRunner
 
+import small_dataset as small
 from gvit.commands.app import app
 from gvit.dataset.export import appearing
 from gvit.dataset.reader import open_dataset
@@ -20,9 +19,6 @@ from gvit.dataset.verify import verify
 from gvit.pictures.image_folder import image_paths, render_at
 from gvit.rendering.cpu import render_numpy
 from gvit.schemas import ENCODINGS, GvitError, Row
-
-sys.path.insert(0, str(Path(__file__).parent))
-import small_dataset as small
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import small_dataset as small
 from gvit.dataset.reader import open_dataset
 from gvit.rendering.cpu import render_numpy
 from gvit.schemas import ENCODINGS, DatasetError
 from gvit.schemas.checksums import dump_checksums, parse_checksums
-
-sys.path.insert(0, str(Path(__file__).parent))
-import small_dataset as small
 
 ROOT = Path(__file__).parent.parent
 READER = ROOT / "docs" / "reader.py"

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import sys
 import tarfile
 import tracemalloc
 from pathlib import Path
@@ -21,8 +20,6 @@ from gvit.dataset.verify import verify
 from gvit.schemas import ROW_SCHEMA, DatasetError, read_manifest
 from gvit.schemas.checksums import SUMS_NAME, hash_file, parse_checksums
 from gvit.schemas.rows import parse_rows
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 V1 = Path(__file__).parent / "data" / "v1"
 NAMES = sorted(path.name for path in V1.iterdir())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import fake_encode as fake
 from gvit.pipeline.config import RunConfig
 from gvit.pipeline.encode import worker_spec
 from gvit.pipeline.engines import ray as engine_ray
@@ -18,9 +17,6 @@ from gvit.pipeline.engines.cluster import Node, choose_device
 from gvit.pipeline.engines.driver import Job
 from gvit.pipeline.engines.remote_worker import Order, RemoteWorker, this_version
 from gvit.pipeline.place.lease import Claim
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_encode as fake
 
 CPU_NODE = Node("head", 8)
 GPU_NODE = Node("gpu", 32, 4.0)

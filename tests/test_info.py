@@ -12,12 +12,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import fake_encode as fake
 from gvit.commands import app as cli
 from gvit.dataset.reader import open_dataset
 from gvit.pictures.summary import print_summary
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_encode as fake
 
 NAMES = [
     *("images", "failed", "gaussians", "size", "format", "schema_version", "classes", "splits", "shards"),
@@ -114,7 +112,9 @@ def test_on_a_narrow_terminal_no_line_is_wider_than_it(dataset):
 def test_a_name_that_the_output_cannot_say_is_escaped(tmp_path):
     fake.make_source(tmp_path / "src", classes=("\u732b",), per_class=1)
     fake.fake_encode(tmp_path / "src", tmp_path / "dst")
-    program = "import sys; from gvit.commands import app as cli; sys.argv = ['gvit', 'info', 'dst']; cli.main()"
+    program = (
+        "import sys; from gvit.commands import app as cli; sys.argv = ['gvit', 'info', 'dst']; cli.main()"
+    )
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     out = subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path, env=environment, text=True)
     assert "1 (\\u732b)" in out

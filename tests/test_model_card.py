@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,15 +13,13 @@ from PIL import Image
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
+from fake_sets import CLASSES, write_dataset
 from gvit.commands.app import app
 from gvit.commands.card import card_command
 from gvit.fitting.config import FIT_VERSION
 from gvit.schemas import GvitError
 from gvit.train.run import model_card
 from gvit.train.run.checkpoint import WEIGHTS_NAME
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_sets import CLASSES, write_dataset
 
 NAMES = {"down": "below | under", "left": "on the left", "right": "on the right"}
 SMALL = ["--epochs", "2", "--batch-size", "16", "--set", "model.depth=1", "--set", "model.width=32"]

@@ -2,7 +2,6 @@ import io
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,6 @@ from gvit.train.guidance.source_images import open_sources, rows_of
 from gvit.train.model.classifier import ModelConfig
 from gvit.train.ranks import Ranks
 from gvit.train.run.run import train
-
-sys.path.insert(0, str(Path(__file__).parent))
 from small_dataset import encode_for_real, save_images
 
 CPU = torch.device("cpu")

@@ -1,6 +1,4 @@
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,8 +15,6 @@ from gvit.images.sources import parquet as parquet_source
 from gvit.images.sources.parquet import ParquetSource
 from gvit.pipeline.plan import make_plan
 from gvit.schemas import GvitError
-
-sys.path.insert(0, str(Path(__file__).parent))
 from packed_sources import DIGIT_NAMES, digit_files, write_digit_parquet, write_parquet
 
 FILES, LABELS = digit_files(20)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from gvit.pipeline.progress import Standing, Tally
-
-sys.path.insert(0, str(Path(__file__).parent))
 import fake_encode as fake
+from gvit.pipeline.progress import Standing, Tally
 
 
 def test_the_time_to_go_does_not_count_the_compilation_before_the_first_images():

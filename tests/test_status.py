@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
+import fake_encode as fake
 from gvit.commands import app as cli
 from gvit.pipeline import snapshot
 from gvit.pipeline.status import status_of
 from gvit.schemas import GvitError, read_manifest
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_encode as fake
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
 import io
-import sys
 import tarfile
 import tracemalloc
 from pathlib import Path
@@ -15,8 +14,6 @@ from gvit.images.references import FilePart
 from gvit.images.sources.folder import split_of
 from gvit.images.sources.tar import TarSource
 from gvit.schemas import GvitError
-
-sys.path.insert(0, str(Path(__file__).parent))
 from packed_sources import digit_files, digit_members, write_digit_tars, write_tar
 
 PNG, _ = digit_files(1)

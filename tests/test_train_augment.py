@@ -1,6 +1,4 @@
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +8,13 @@ from hypothesis import strategies as st
 from torch.nn.functional import grid_sample
 from torchvision.transforms import RandomResizedCrop
 
+from augmented_scenes import OUT, run, scene
 from gvit.rendering.operator import render
 from gvit.rendering.reference import render_reference
 from gvit.schemas import MIN_OPACITY, GvitError
 from gvit.train.data import geometry
 from gvit.train.data.augment import AugmentConfig, augment
 from gvit.train.data.keyed_random import uniform
-
-sys.path.insert(0, str(Path(__file__).parent))
-from augmented_scenes import OUT, run, scene
 
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")

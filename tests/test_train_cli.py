@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
+from fake_sets import CLASSES, write_dataset
 from gvit.commands import app as cli
 from gvit.commands import train as commands
 from gvit.fitting.config import FIT_VERSION
@@ -26,9 +27,6 @@ from gvit.train.run.metrics import MetricLog, read_metrics
 from gvit.train.run.progress import INTERVAL_SECONDS, RunDisplay, Standing
 from gvit.train.run.report import draw_confusion, draw_curves
 from gvit.train.settings import build, differences, dump, merge, parse_assignment, plain
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_sets import CLASSES, write_dataset
 
 SMALL = (
     *("--epochs", "2", "--batch-size", "16", "--set", "model.depth=1", "--set", "model.width=32"),

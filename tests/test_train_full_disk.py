@@ -5,22 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
+import test_train_loop as loop
+from fake_sets import write_dataset
 from gvit.schemas import GvitError
 from gvit.train.guidance.moves import MoveStore
 from gvit.train.run.checkpoint import CheckpointFolder, read_checkpoint
 from gvit.train.run.metrics import MetricLog
 from gvit.train.run.run import train
-
-sys.path.insert(0, str(Path(__file__).parent))
-import test_train_loop as loop
-from fake_sets import write_dataset
 from test_train_checkpoint import make, steps
 
 

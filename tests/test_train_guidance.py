@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+import small_runs
+from fake_sets import make_sets, write_dataset
 from gvit.rendering.operator import render
 from gvit.schemas import GvitError
 from gvit.schemas.gaussians import MIN_OPACITY
@@ -26,10 +28,6 @@ from gvit.train.run.interruption import Interrupted
 from gvit.train.run.metrics import read_metrics
 from gvit.train.run.run import build_trainer, train
 from gvit.train.run.trainer import Trainer
-
-sys.path.insert(0, str(Path(__file__).parent))
-import small_runs
-from fake_sets import make_sets, write_dataset
 from small_runs import ALONE, SILENT
 
 MODES = ("refine", "direct")

@@ -13,15 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fake_sets import SIZE, write_dataset
 from gvit.dataset.reader import open_dataset
 from gvit.train.guidance.movement import Movement
 from gvit.train.guidance.source_images import SourceImages
 from gvit.train.ranks import Ranks
 from gvit.train.run.checkpoint import read_checkpoint
 from gvit.train.run.metrics import read_metrics
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_sets import SIZE, write_dataset
 
 CPU = torch.device("cpu")
 STOP = 6  # amid the second epoch of four steps

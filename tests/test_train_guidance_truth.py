@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
+from fake_sets import SIZE, write_dataset
 from gvit.rendering.operator import render
 from gvit.train.guidance.config import GuidanceConfig
 from gvit.train.guidance.guides import RefineGuide
 from gvit.train.guidance.reconstruction import Reconstruction
 from gvit.train.model.evaluate import classifier_of
 from gvit.train.run.trainer import DivergedError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_sets import SIZE, write_dataset
 from test_train_guidance import config_of, first_batch, sets, trainer_of
 
 

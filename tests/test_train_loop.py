@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from fake_sets import CLASSES, write_dataset
 from gvit.dataset.reader import open_dataset
 from gvit.schemas import GvitError
 from gvit.train.config import OptimConfig, RunConfig
@@ -29,9 +30,6 @@ from gvit.train.run.run import train
 from gvit.train.run.trained import evaluate_checkpoint, load_model
 from gvit.train.run.trainer import Trainer
 from gvit.train.schedule import ScheduleConfig
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_sets import CLASSES, write_dataset
 from small_runs import ALONE, SILENT, config_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -1,17 +1,13 @@
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional
 
+from fake_sets import make_sets
 from gvit.schemas import GvitError
 from gvit.train.model.classifier import ModelConfig, build_model
 from gvit.train.model.tokens import FIELD_FEATURES, TokenConfig, depth_rank
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_sets import make_sets
 
 STATISTICS = (torch.zeros(FIELD_FEATURES), torch.ones(FIELD_FEATURES))
 SMALL = {"name": "vit_tiny_patch16_224", "depth": 2, "width": 32, "heads": 2}

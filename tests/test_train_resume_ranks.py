@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from gvit.train.model.classifier import ModelConfig
-from gvit.train.run.run import train
-
-sys.path.insert(0, str(Path(__file__).parent))
 import test_train_loop as loop
 from fake_sets import write_dataset
+from gvit.train.model.classifier import ModelConfig
+from gvit.train.run.run import train
 
 EPOCHS, STEPS_PER_EPOCH = 3, 4
 STOP = 6  # amid the second epoch

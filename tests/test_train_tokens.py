@@ -1,11 +1,10 @@
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from fake_sets import make_sets, write_dataset
 from gvit.dataset.reader import open_dataset
 from gvit.schemas import GvitError, canonicalize
 from gvit.train.model.tokens import (
@@ -16,9 +15,6 @@ from gvit.train.model.tokens import (
     field_features,
     measure_statistics,
 )
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_sets import make_sets, write_dataset
 
 PLAIN = (torch.zeros(FIELD_FEATURES), torch.ones(FIELD_FEATURES))
 

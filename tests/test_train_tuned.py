@@ -1,8 +1,6 @@
 import io
 import shutil
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +18,6 @@ from gvit.train.model.classifier import ModelConfig
 from gvit.train.run.run import train
 from gvit.train.run.trained import evaluate_checkpoint
 from gvit.train.schedule import ScheduleConfig
-
-sys.path.insert(0, str(Path(__file__).parent))
 from small_dataset import encode_for_real, save_images
 
 SILENT = Console(file=io.StringIO())

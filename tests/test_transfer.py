@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import small_dataset as small
 from gvit.commands.app import app
 from gvit.dataset.reader import open_dataset
 from gvit.dataset.remote.cache import cached
@@ -20,9 +21,6 @@ from gvit.dataset.verify import verify
 from gvit.dataset.zarr.writer import convert_to_zarr
 from gvit.schemas import DatasetError, GvitError
 from gvit.schemas.checksums import parse_checksums
-
-sys.path.insert(0, str(Path(__file__).parent))
-import small_dataset as small
 
 V1 = Path(__file__).parent / "data" / "v1"
 FILES = 12

@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+import small_dataset as small
 from gvit.commands.app import app
 from gvit.dataset.commit import write_manifest
 from gvit.dataset.reader import open_dataset
@@ -21,9 +21,6 @@ from gvit.schemas.checksums import checksums_of, dump_checksums, hash_file
 from gvit.schemas.json_codec import to_json
 from gvit.schemas.manifest import read_done_mark, read_manifest
 from gvit.schemas.rows import parquet_bytes, rows_to_table, table_to_rows
-
-sys.path.insert(0, str(Path(__file__).parent))
-import small_dataset as small
 
 V1 = Path(__file__).parent / "data" / "v1"
 FLIPS_PER_FILE = 40

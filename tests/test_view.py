@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import fake_encode as fake
 from gvit.commands import app as cli
 from gvit.dataset.reader import open_dataset
 from gvit.images.decode import decode_image
@@ -22,9 +23,6 @@ from gvit.pictures.ellipses import DEVIATIONS, draw_ellipses, ellipse_outlines
 from gvit.pictures.lettering import fit_text, text_width
 from gvit.pictures.view import Subject, draw_view, error_map
 from gvit.rendering.cpu import render_numpy
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_encode as fake
 
 LEFT, TOP = 28, 94  # of the first panel
 GAP = 20

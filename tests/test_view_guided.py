@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from fake_sets import SIZE, make_sets, write_dataset
 from gvit.commands import app as cli
 from gvit.dataset.reader import open_dataset
 from gvit.pictures.displacement import draw_displacement
@@ -32,9 +33,6 @@ from gvit.train.run.checkpoint import CheckpointFolder, read_checkpoint
 from gvit.train.run.guided_sets import find_guided_set
 from gvit.train.run.run import build_trainer, train
 from gvit.train.schedule import ScheduleConfig
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_sets import SIZE, make_sets, write_dataset
 
 LEFT, TOP, GAP, SIDE = 28, 94, 20, 320  # of the panels of a 16 x 16 canvas
 EPOCHS = 3

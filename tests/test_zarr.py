@@ -1,21 +1,17 @@
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorstore
 import zarr
 
+import fake_encode as fake
+import small_dataset as small
 from gvit.dataset.reader import open_dataset
 from gvit.dataset.zarr.arrays import OBJECT_ROWS
 from gvit.dataset.zarr.writer import convert_to_zarr
 from gvit.schemas import ENCODINGS, DatasetError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_encode as fake
-import small_dataset as small
 
 
 @pytest.fixture(scope="module")
