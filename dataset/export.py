@@ -22,12 +22,14 @@ from ..schemas.rows import Row, rows_to_table, table_to_rows
 from ..schemas.shards import BlockArrays
 from .class_names import dump_class_names, read_class_names
 from .commit import commit_shard, write_manifest
-from .reader import Dataset, Shard, open_shards
+from .reader import Dataset, open_shards
 from .selection import Selection, select
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
+
+    from .open_shard import Shard
 
 __all__ = ["appearing", "check_unused", "export_samples", "export_webdataset", "export_zarr"]
 
@@ -195,7 +197,7 @@ def export_samples(dataset: Dataset, out: Path, selection: Selection) -> int:
     `<key>.json`, its row. Arguments and errors as of `export_webdataset`.
     """
     indices = select(dataset, selection)
-    rows = [row for row in table_to_rows(dataset.rows) if row.row is not None]
+    rows = table_to_rows(dataset.set_rows)
     with appearing(out) as folder:
         for split in sorted({rows[i].split for i in indices}):
             mine = [i for i in indices.tolist() if rows[i].split == split]

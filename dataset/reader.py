@@ -26,20 +26,11 @@ from ..schemas.manifest import (
     read_manifest,
 )
 from ..schemas.rows import ROW_SCHEMA
-from .open_shard import Shard, open_shard, open_tar, read_rows
+from .open_shard import Shard, open_shard
 from .remote.urls import as_url
 from .zarr.sets import is_zarr_only, open_zarr
 
-__all__ = [
-    "Dataset",
-    "Sample",
-    "Shard",
-    "StoredBlock",
-    "open_dataset",
-    "open_shards",
-    "open_tar",
-    "read_rows",
-]
+__all__ = ["Dataset", "Sample", "StoredBlock", "open_dataset", "open_shards"]
 
 GATHER_SETS = 64  # copied per call: larger temporaries cost fresh memory each time
 Indices = slice | Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -118,20 +109,27 @@ def _require_complete(dst: Path) -> None:
 
 
 class Dataset:
-    """A dataset, or one split of it: a sequence of samples, in the order of shards, then rows.
+    """A dataset, or a part of it: a sequence of samples, in the order of shards, then rows, or as selected.
 
-    ``manifest`` always describes the whole dataset. Inputs that failed have a row but no set, and so no
-    index. It can be pickled (it is opened again on arrival), so data loaders may send it to their workers.
+    ``manifest`` always describes the whole dataset; keys, labels, rows and all else are those of the part.
+    Inputs that failed have a row but no set, and so no index. It can be pickled (it is opened again on
+    arrival), so data loaders may send it to their workers.
     """
 
     def __init__(
-        self, path: Path, manifest: Manifest, shards: Sequence[Shard], split: str | None = None
+        self,
+        path: Path,
+        manifest: Manifest,
+        shards: Sequence[Shard],
+        split: str | None = None,
+        chosen: npt.NDArray[np.int64] | None = None,
     ) -> None:
         """Use ``open_dataset``."""
         self.path = path
         self.manifest = manifest
         self._split = split
         self._shards = tuple(shards)
+        self._chosen = chosen  # of the sets in these shards, int64 [n]; None for all of them
         blocks = [
             (s, b, block.rows, element)
             for s, shard in enumerate(shards)
@@ -143,21 +141,22 @@ class Dataset:
         self._block_shards, self._block_numbers, counts, self._block_elements = columns
         self._block_starts = np.cumsum(counts) - counts
         self._block_checked = np.zeros(len(blocks), dtype=bool)
-        self._length = int(counts.sum())
+        self._length = int(counts.sum()) if chosen is None else len(chosen)
 
     def __repr__(self) -> str:
         part = f", split={self._split!r}" if self._split else ""
+        part += "" if self._chosen is None else ", selected"
         return f"<Dataset {str(self.path)!r}{part}: {len(self)} sets of {self.manifest.gaussians} Gaussians>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self._split)
+        return _reopen, (self.path, self._split, self._chosen)
 
     def __len__(self) -> int:
         return self._length
 
     @property
     def shards(self) -> tuple[Shard, ...]:
-        """The shards of this part."""
+        """The shards that hold the sets of this part, and perhaps others."""
         return self._shards
 
     @property
@@ -212,7 +211,7 @@ class Dataset:
             ValueError: ``out`` has another shape or type.
             DatasetError: a shard is damaged.
         """
-        wanted = self._resolve(indices)
+        wanted = self._stored_places(indices)
         encoding = ENCODINGS[self.manifest.encoding]
         sets = self._output(out, (len(wanted), self.manifest.gaussians, NUM_FIELDS), np.dtype(np.float32))
         shape = (min(len(wanted), BLOCK_ROWS), self.manifest.gaussians, encoding.columns)
@@ -235,7 +234,7 @@ class Dataset:
 
     def stored(self, indices: Indices, *, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Return sets ``[n, N, columns]`` in their storage type; else as ``gaussians``."""
-        wanted = self._resolve(indices)
+        wanted = self._stored_places(indices)
         encoding = ENCODINGS[self.manifest.encoding]
         sets = self._output(out, (len(wanted), self.manifest.gaussians, encoding.columns), encoding.dtype)
         self._gather(wanted, sets)
@@ -261,11 +260,16 @@ class Dataset:
                 flat[order[begin:end]] = windows[starts[begin:end]]
 
     def blocks(self) -> Iterator[StoredBlock]:
-        """Read the stored sets in order, block by block, without a copy.
+        """Read the stored sets in order, block by block; without a copy, unless they were selected.
 
         Raises:
             DatasetError: a shard is damaged.
         """
+        if self._chosen is not None:
+            for start in range(0, len(self), BLOCK_ROWS):
+                part = slice(start, start + BLOCK_ROWS)
+                yield StoredBlock(start, self.stored(part), self.labels[part])
+            return
         places = zip(
             self._block_starts.tolist(),
             self._block_shards.tolist(),
@@ -285,12 +289,39 @@ class Dataset:
             raise GvitError(
                 f"{self.path} has no split {name!r}: it has {', '.join(self.manifest.splits) or 'none'}"
             )
+        if self._chosen is not None:
+            return self.select(np.flatnonzero(np.array(self.set_rows["split"].to_pylist()) == name))
         return Dataset(self.path, self.manifest, [s for s in self._shards if s.mark.split == name], name)
+
+    def select(self, indices: Indices) -> Dataset:
+        """Return some of the sets, in the order given, as a dataset that shares the memory maps of this one.
+
+        Its rows are those of the selected sets; inputs that failed are not among them.
+
+        Args:
+            indices: As of ``gaussians``.
+
+        Raises:
+            IndexError: an index out of range.
+            TypeError: indices that are no integers.
+        """
+        chosen = self._stored_places(indices)
+        return Dataset(self.path, self.manifest, self._shards, self._split, chosen)
 
     @cached_property
     def rows(self) -> pa.Table:
         """Every input's row, those that failed too: a table of ``ROW_SCHEMA``."""
+        if self._chosen is not None:
+            return self.set_rows
         return pa.concat_tables([ROW_SCHEMA.empty_table(), *(shard.table for shard in self._shards)])
+
+    @cached_property
+    def set_rows(self) -> pa.Table:
+        """The row of each set, in the order of the sets: a table of ``ROW_SCHEMA``."""
+        if self._chosen is None:
+            return self.rows.filter(pc.equal(self.rows["status"], "ok"))
+        whole = Dataset(self.path, self.manifest, self._shards, self._split)
+        return whole.set_rows.take(self._chosen)
 
     @cached_property
     def failures(self) -> pa.Table:
@@ -300,27 +331,46 @@ class Dataset:
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
         """Label of each set: int64 ``[n]``, read-only, -1 without classes."""
-        labels = np.array(self._stored_rows["label"].to_numpy(), dtype=np.int64)
+        labels = np.array(self.set_rows["label"].to_numpy(), dtype=np.int64)
         labels.flags.writeable = False
         return labels
 
     @cached_property
     def keys(self) -> list[str]:
         """Key of each set."""
-        return self._stored_rows["key"].to_pylist()
+        return self.set_rows["key"].to_pylist()
 
-    @cached_property
-    def _stored_rows(self) -> pa.Table:
-        return self.rows.filter(pc.equal(self.rows["status"], "ok"))
+    @property
+    def psnr(self) -> npt.NDArray[np.float64]:
+        """PSNR of each set in dB: float64 ``[n]``."""
+        return self.set_rows["psnr"].to_numpy()
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int32]:
+        """True width and height of each set's image in pixels: int32 ``[n, 2]``."""
+        return np.stack([self.set_rows[side].to_numpy() for side in ("width", "height")], axis=1)
+
+    @property
+    def aspects(self) -> npt.NDArray[np.float32]:
+        """True width / height of what each canvas shows: float32 ``[n]``, 1 where a square was cut out."""
+        if self.manifest.fit.crop == "center":
+            return np.ones(len(self), dtype=np.float32)
+        width, height = self.sizes.astype(np.float64).T
+        return (width / height).astype(np.float32)
 
     @cached_property
     def _places(self) -> dict[str, int]:
         places = {key: place for place, key in enumerate(self.keys)}
-        if len(places) != len(self):
+        if len(places) != len(self) and self._chosen is None:
             raise DatasetError(
                 f"{self.path} has two sets with the same key: encode it again with --overwrite"
             )
         return places
+
+    def _stored_places(self, indices: Indices) -> npt.NDArray[np.int64]:
+        """Return where sets are among those of the shards, int64 ``[n]``, by their indices in this part."""
+        wanted = self._resolve(indices)
+        return wanted if self._chosen is None else self._chosen[wanted]
 
     def _resolve(self, indices: Indices) -> npt.NDArray[np.int64]:
         """Return indices as int64 ``[n]`` from 0 on."""
@@ -338,6 +388,7 @@ class Dataset:
         return np.where(wanted < 0, wanted + len(self), wanted)
 
 
-def _reopen(path: Path, split: str | None) -> Dataset:
+def _reopen(path: Path, split: str | None, chosen: npt.NDArray[np.int64] | None) -> Dataset:
     dataset = open_dataset(path)
-    return dataset if split is None else dataset.split(split)
+    part = dataset if split is None else dataset.split(split)
+    return part if chosen is None else part.select(chosen)

@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute as pc
 
 from ..schemas.errors import GvitError
 
@@ -58,7 +57,6 @@ def select(dataset: Dataset, selection: Selection) -> npt.NDArray[np.int64]:
     _require_known("split", selection.splits, list(manifest.splits))
     _require_known("class", selection.classes, list(manifest.classes))
     _require_known("key", selection.keys, dataset.keys)
-    rows = dataset.rows.filter(pc.equal(dataset.rows["status"], "ok"))
     chosen = np.ones(len(dataset), dtype=bool)
     for column, wanted in (
         ("split", selection.splits),
@@ -66,9 +64,11 @@ def select(dataset: Dataset, selection: Selection) -> npt.NDArray[np.int64]:
         ("key", selection.keys),
     ):
         if wanted is not None:
-            chosen &= np.array([value in wanted for value in rows[column].to_pylist()], dtype=bool)
+            chosen &= np.array(
+                [value in wanted for value in dataset.set_rows[column].to_pylist()], dtype=bool
+            )
     if selection.min_psnr is not None:
-        chosen &= rows["psnr"].to_numpy() >= selection.min_psnr
+        chosen &= dataset.psnr >= selection.min_psnr
     indices = np.flatnonzero(chosen)
     if not len(indices):
         raise GvitError(f"no image of {dataset.path} is chosen; ask for more")

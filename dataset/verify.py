@@ -29,7 +29,7 @@ from ..schemas.manifest import (
 )
 from ..schemas.rows import MAX_PSNR
 from ..schemas.shards import BlockArrays, ShardReader, describe_tar
-from .reader import open_tar, read_rows
+from .open_shard import open_tar, read_rows
 from .zarr.keys import check_keys
 from .zarr.sets import ZarrShardReader, is_zarr_only, open_zarr
 

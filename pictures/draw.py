@@ -19,7 +19,6 @@ from .view import Subject, draw_view
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pyarrow as pa
     from PIL import Image
 
     from ..dataset.reader import Dataset
@@ -130,7 +129,7 @@ def draw_sheet(dataset: Dataset, originals: Originals, count: int) -> Picture:
     if not len(dataset):
         raise GvitError(f"{dataset.path} holds no sets, so there is nothing to draw")
     places = _spread(dataset, count)
-    rows = table_to_rows(_stored(dataset.rows).take(places))
+    rows = table_to_rows(dataset.set_rows.take(places))
     found = [originals.find(row) for row in rows]
     thumbnails = [
         Thumbnail(row.key, row.psnr or 0.0, one.pixels) for row, one in zip(rows, found, strict=True)
@@ -148,11 +147,6 @@ def draw_sheet(dataset: Dataset, originals: Originals, count: int) -> Picture:
         size=manifest.size,
     )
     return Picture(image, len(rows), shown, next((one.absence for one in found if one.absence), ""))
-
-
-def _stored(rows: pa.Table) -> pa.Table:
-    """Return the rows that have a set, in the order of the dataset's indices."""
-    return rows.filter(pc.equal(rows["status"], "ok"))
 
 
 def _spread(dataset: Dataset, count: int) -> list[int]:

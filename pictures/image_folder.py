@@ -10,7 +10,6 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute as pc
 from PIL import Image
 
 from ..dataset.export import appearing
@@ -68,8 +67,7 @@ def export_images(dataset: Dataset, out: Path, selection: Selection, canvas: Can
     if canvas.true_aspect and dataset.manifest.fit.crop != "none":
         raise GvitError("these sets hold centred squares, not whole images; leave the true aspect out")
     indices = select(dataset, selection)
-    stored = dataset.rows.filter(pc.equal(dataset.rows["status"], "ok"))
-    rows = table_to_rows(stored.take(indices))
+    rows = table_to_rows(dataset.set_rows.take(indices))
     with appearing(out) as folder:
         for path, begin in zip(_batches(image_paths(rows)), range(0, len(rows), _BATCH), strict=True):
             sets = dataset.gaussians(indices[begin : begin + _BATCH])

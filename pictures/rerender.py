@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute as pc
 
 from ..dataset.reader import Dataset, open_dataset
 from ..dataset.verify import Fault
@@ -45,9 +44,8 @@ def rerender_faults(dst: Path, images: Path, sample: int, seed: int = 0) -> tupl
     if not images.exists():
         raise GvitError(f"there is no {images}; give the original images as they were given to gvit encode")
     originals = Originals(images, dataset.manifest)
-    stored = dataset.rows.filter(pc.equal(dataset.rows["status"], "ok"))
     chosen = np.random.default_rng(seed).permutation(len(dataset))[:sample]
-    rows = table_to_rows(stored.take(np.sort(chosen)))
+    rows = table_to_rows(dataset.set_rows.take(np.sort(chosen)))
     problems = ((row, _problem(dataset, originals, row)) for row in rows)
     return tuple(Fault(f"{row.shard}.tar", row.row or 0, text) for row, text in problems if text)
 

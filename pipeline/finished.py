@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from ..dataset.card import about_before, dataset_card, name_before
 from ..dataset.class_name_lists import class_names_file
 from ..dataset.commit import atomic_write, write_manifest
-from ..dataset.reader import open_shards, read_rows
+from ..dataset.open_shard import read_rows
+from ..dataset.reader import open_shards
 from ..fitting.config import FIT_VERSION
 from ..schemas.checksums import CLASS_NAMES_NAME, ZARR_NAME
 from ..schemas.errors import DatasetError

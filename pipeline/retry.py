@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..dataset.reader import read_rows
+from ..dataset.open_shard import read_rows
 from ..schemas.rows import Row, table_to_rows
 from ..schemas.shards import ShardReader
 from .journal import BlockResult, Journal, Outcome

@@ -19,7 +19,7 @@ from gvit.train.config import OptimConfig, RunConfig
 from gvit.train.data.augment import AugmentConfig
 from gvit.train.data.loader import SetLoader
 from gvit.train.data.mix import MixConfig
-from gvit.train.data.split import DataConfig, Subset, open_training_data
+from gvit.train.data.split import DataConfig, open_training_data
 from gvit.train.model.classifier import ModelConfig
 from gvit.train.model.evaluate import evaluate
 from gvit.train.run import metrics, run
@@ -312,7 +312,7 @@ def test_without_a_validation_split_a_tenth_is_held_out_and_trained_on_by_nobody
 
 def test_a_subset_reads_the_same_however_it_is_read(tmp_path):
     whole = open_dataset(write_dataset(tmp_path / "shards", {"train": 700}))
-    part = Subset(whole, torch.arange(0, 700, 2).numpy())
+    part = whole.select(torch.arange(0, 700, 2).numpy())
     assert part.labels.tolist() == whole.labels[::2].tolist()
     assert torch.equal(
         *(torch.from_numpy(sets) for sets in (part.gaussians(slice(None)), whole.gaussians(slice(0, 700, 2))))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -104,7 +103,7 @@ class SetLoader:
         self.partners = partners
         self._sets = open_sets(dataset, cache, ranks=world_size)
         self._labels = dataset.labels
-        self._aspects = _aspects(dataset)
+        self._aspects = dataset.aspects
         set_bytes = stored_bytes(dataset) // len(dataset)
         self._batches_per_read = max(1, READ_BYTES // (set_bytes * batch_size))
 
@@ -195,12 +194,3 @@ def _check_arguments(
         raise GvitError(
             f"{n} samples are fewer than one batch of {batch_size} on each of {world_size} ranks: {way_out}"
         )
-
-
-def _aspects(dataset: Dataset) -> npt.NDArray[np.float32]:
-    """Return true width / height of each set's canvas, float32 ``[n]``: 1 where a square was cut out."""
-    if dataset.manifest.fit.crop == "center":
-        return np.ones(len(dataset), dtype=np.float32)
-    stored = dataset.rows.filter(pc.equal(dataset.rows["status"], "ok"))
-    width, height = (stored[side].to_numpy().astype(np.float64) for side in ("width", "height"))
-    return (width / height).astype(np.float32)

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path  # noqa: TC003 - the settings read the types of the fields
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from ...dataset.reader import Dataset, StoredBlock, open_dataset
+from ...dataset.reader import Dataset, open_dataset
 from ...schemas.errors import GvitError
 from .order import epoch_order
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import pyarrow as pa
-
-    from ...dataset.reader import Indices
-
-__all__ = ["DataConfig", "Subset", "TrainingData", "check_same_kind", "open_training_data"]
+__all__ = ["DataConfig", "TrainingData", "check_same_kind", "open_training_data"]
 
 CACHES = ("auto", "memory", "mmap")
 
 _HELD_OUT = 0.1
 _VALIDATION_SPLIT = "val"
-_BLOCK = 256
 _NAMES_SHOWN = 5
 _LARGEST_OVERLAP = 0.05
 
@@ -58,37 +47,6 @@ class DataConfig:
             raise GvitError(f"data.val_fraction must be above 0 and at most 0.9, not {self.val_fraction}")
         if self.val_fraction is not None and self.val_shards is not None:
             raise GvitError("give either a dataset to evaluate on or a fraction to hold out, not both")
-
-
-class Subset(Dataset):
-    """Some sets of a dataset, in the order given, as a dataset.
-
-    Args:
-        base: The dataset.
-        chosen: int64 ``[n]``, which of its sets.
-    """
-
-    def __init__(self, base: Dataset, chosen: npt.NDArray[np.int64]) -> None:
-        super().__init__(base.path, base.manifest, base.shards, base._split)
-        self._base = base
-        self._chosen = chosen
-        self._length = len(chosen)
-
-    def __reduce__(self) -> tuple[type[Subset], tuple[Dataset, npt.NDArray[np.int64]]]:
-        return Subset, (self._base, self._chosen)
-
-    def _resolve(self, indices: Indices) -> npt.NDArray[np.int64]:
-        return self._chosen[super()._resolve(indices)]
-
-    def blocks(self) -> Iterator[StoredBlock]:
-        """Read the stored sets in order, copied."""
-        for start in range(0, len(self), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            yield StoredBlock(start, self.stored(part), self.labels[part])
-
-    @cached_property
-    def _stored_rows(self) -> pa.Table:  # pyright: ignore[reportUnknownParameterType]
-        return self._base._stored_rows.take(self._chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +165,7 @@ def _hold_out(train: Dataset, fraction: float, seed: int) -> TrainingData:
             "give --val-shards or another --val-fraction"
         )
     order = epoch_order(seed, -1, len(train))
-    return TrainingData(Subset(train, np.sort(order[count:])), Subset(train, np.sort(order[:count])))
+    return TrainingData(train.select(np.sort(order[count:])), train.select(np.sort(order[:count])))
 
 
 def _check_labels(data: TrainingData, *, allow_empty: bool) -> None:

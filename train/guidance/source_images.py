@@ -160,8 +160,7 @@ def read_all(
 
 def rows_of(dataset: Dataset) -> list[Row]:
     """Return the rows of the stored sets of a dataset, in their order."""
-    by_key = {row.key: row for row in table_to_rows(dataset.rows) if row.status == "ok"}
-    return [by_key[key] for key in dataset.keys]
+    return table_to_rows(dataset.set_rows)
 
 
 def shrink(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
