@@ -178,10 +178,11 @@ def read_config(
     Raises:
         GvitError: A setting is unknown, of another type, out of range or missing.
     """
+    from ..schemas.documents import build
     from ..schemas.errors import GvitError
     from ..train.config import TrainConfig
     from ..train.recipes import DEFAULT_RECIPE, find_recipe
-    from ..train.settings import build, merge, parse_assignment, read_yaml
+    from ..train.settings import merge, parse_assignment, read_yaml
 
     given = merge({} if path is None else read_yaml(path), flags, *map(parse_assignment, assignments))
     name = recipe or str(given.get("recipe", DEFAULT_RECIPE))
@@ -266,5 +267,5 @@ def evaluate_command(
     Console(stderr=as_json).print(words, markup=False, highlight=False, soft_wrap=True)
     if as_json:
         facts = {name: getattr(found, name) for name in ("top1", "top5", "loss", "samples")}
-        facts |= {"epochs": model.epoch, "steps": model.step}
+        facts |= {"epochs": model.about.epoch, "steps": model.step}
         typer.echo(json.dumps({**facts, "samples_per_second": round(found.samples / seconds, 1)}))

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..schemas.checksums import SUMS_NAME, checksums_of, dump_checksums
+from ..schemas.documents import to_json
 from ..schemas.errors import GvitError
 from ..schemas.files import FileInfo, open_regular
-from ..schemas.json_codec import to_json
 from ..schemas.manifest import MANIFEST_NAME, Block, DoneMark, Manifest, check_shard_name
 from ..schemas.rows import Row, check_rows, parquet_bytes, rows_to_table
 from ..schemas.shards import BlockArrays, write_tar

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow.compute as pc
 
 from ..schemas.checksums import SUMS_NAME, ZARR_NAME, files_of, hash_file, read_checksums
+from ..schemas.documents import KEY
 from ..schemas.encoding import decode
 from ..schemas.errors import DatasetError
-from ..schemas.files import SHA256, check_file
+from ..schemas.files import check_file
 from ..schemas.gaussians import check_gaussians
 from ..schemas.manifest import (
     MANIFEST_NAME,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fault", "Verification", "verify"]
 
-KEY = re.compile(r"[a-z0-9_/-]+")
+_KEY, _SHA256 = re.compile(KEY), re.compile("[0-9a-f]{64}")
 SMALL = (".json", ".md")  # files that cost nothing to read, deep look or not
 HASHING_THREADS = 4
 Found = TypeVar("Found")
@@ -267,7 +268,7 @@ class _Check:
 def _row_problems(row: dict[str, Any], classes: tuple[str, ...]) -> Iterator[str]:
     """Say what is wrong with one row, beyond what `check_rows` asks of all of them."""
     key, label = row["key"], row["label"]
-    if KEY.fullmatch(key) is None:
+    if _KEY.fullmatch(key) is None:
         yield f"the key {key!r:.80} is not of lower-case letters, digits, _, - and /"
     if not -1 <= label < len(classes) or row["class"] != (None if label < 0 else classes[label]):
         yield f"the class of {key} is {row['class']!r} where its label is {label}"
@@ -279,7 +280,7 @@ def _row_problems(row: dict[str, Any], classes: tuple[str, ...]) -> Iterator[str
         yield f"the size of {key} is {row['width']} x {row['height']}"
     if row["psnr"] > MAX_PSNR:
         yield f"the psnr of {key} is {row['psnr']} dB"
-    if row["source_sha256"] is None or SHA256.fullmatch(row["source_sha256"]) is None:
+    if row["source_sha256"] is None or _SHA256.fullmatch(row["source_sha256"]) is None:
         yield f"the source_sha256 of {key} is no SHA-256"
 
 

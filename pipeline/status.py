@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..dataset.remote.remote import open_remote
 from ..dataset.remote.urls import as_url, place_name
+from ..schemas.documents import from_json
 from ..schemas.errors import GvitError
-from ..schemas.json_codec import from_json
 from ..schemas.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, read_manifest
 from .place.lease import Holder, live_holder
 from .place.private_files import PRIVATE, private_files

@@ -10,9 +10,9 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
+from .documents import to_json
 from .errors import DatasetError
 from .files import open_regular, read_file
-from .json_codec import to_json
 from .manifest import MANIFEST_NAME, Manifest, read_done_mark
 
 if TYPE_CHECKING:

@@ -6,18 +6,18 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Meta
 
+from .documents import OPTIONAL, Count, Integer, Sha256, ShardName, Split, Word, from_json
 from .encoding import ENCODINGS
 from .errors import DatasetError
 from .files import FileInfo, read_file
-from .files import require as _require
 from .gaussians import FIELDS
-from .json_codec import OPTIONAL, from_json
 from .rule import RULE, BlendRule
 
 if TYPE_CHECKING:
@@ -54,15 +54,20 @@ SHARD_NAME = re.compile(r"shard-[0-9]{6}")
 Document = TypeVar("Document")
 
 
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise DatasetError(sentence)
+
+
 @dataclass(frozen=True, slots=True)
 class FitInfo:
     """How the sets were fitted: all that decides the result besides the images."""
 
-    preset: str
-    steps: int
-    seed: int
-    crop: str
-    fit_version: int
+    preset: Word
+    steps: Count
+    seed: Integer
+    crop: Word
+    fit_version: Integer
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +82,11 @@ class Tuning:
         source: SHA-256 of the ``dataset.json`` that they were before.
     """
 
-    mode: str
+    mode: Word
     gamma: float
-    epochs: int
-    seed: int
-    source: str
+    epochs: Count
+    seed: Integer
+    source: Sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +102,12 @@ class PsnrSummary:
 class ShardSummary:
     """A shard as the manifest lists it; ``bytes`` and ``sha256`` are those of its tar file."""
 
-    name: str
-    split: str
-    images: int
-    failed: int
-    bytes: int
-    sha256: str
-
-    def __post_init__(self) -> None:
-        _check_shard(self.name, self.images, self.failed)
-        FileInfo(self.bytes, self.sha256)
+    name: ShardName
+    split: Split
+    images: Count
+    failed: Count
+    bytes: Count
+    sha256: Sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,32 +121,25 @@ class Block:
         labels_offset: byte at which the int64 ``[rows]`` begins.
     """
 
-    first: int
-    rows: int
-    gaussians_offset: int
-    labels_offset: int
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.first <= MAX_FIRST, f"a block cannot begin at row {self.first} of the plan")
-        _require(1 <= self.rows <= BLOCK_ROWS, f"a block has 1 to {BLOCK_ROWS} rows, not {self.rows}")
-        _require(self.gaussians_offset >= 0, f"an offset cannot be {self.gaussians_offset}")
-        _require(self.labels_offset >= 0, f"an offset cannot be {self.labels_offset}")
+    first: Annotated[int, Meta(ge=0, le=MAX_FIRST)]
+    rows: Annotated[int, Meta(ge=1, le=BLOCK_ROWS)]
+    gaussians_offset: Count
+    labels_offset: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoneMark:
     """``shard-NNNNNN.json``: written last, so that its existence alone means that the shard is done."""
 
-    schema_version: int = SCHEMA_VERSION
-    name: str
-    split: str
-    images: int
-    failed: int
+    schema_version: Integer = SCHEMA_VERSION
+    name: ShardName
+    split: Split
+    images: Count
+    failed: Count
     files: dict[str, FileInfo]
     blocks: tuple[Block, ...]
 
     def __post_init__(self) -> None:
-        _check_shard(self.name, self.images, self.failed)
         expected = {f"{self.name}.tar", f"{self.name}.parquet"}
         _require(set(self.files) == expected, f"the files of {self.name} are {', '.join(sorted(expected))}")
         stored = sum(block.rows for block in self.blocks)
@@ -186,27 +180,25 @@ class Manifest:
         tuning: how labels had a part in the sets; None where they had none.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Integer = SCHEMA_VERSION
     name: str | None = None
-    images: int
-    failed: int
-    gaussians: int
-    size: int
+    images: Count
+    failed: Count
+    gaussians: Annotated[int, Meta(ge=1, le=MAX_GAUSSIANS)]
+    size: Annotated[int, Meta(ge=1, le=MAX_SIZE)]
     fields: tuple[str, ...] = FIELDS
     encoding: str
     render: BlendRule = RULE
     fit: FitInfo
     label_informed: bool = False
     classes: tuple[str, ...]
-    splits: dict[str, int]
+    splits: dict[Split, Count]
     psnr: PsnrSummary | None
     shards: tuple[ShardSummary, ...]
     tuning: Tuning | None = field(default=None, metadata={OPTIONAL: True})
 
     def __post_init__(self) -> None:
         newer = "install the gvit that wrote it"
-        _require(1 <= self.gaussians <= MAX_GAUSSIANS, f"gaussians cannot be {self.gaussians}")
-        _require(1 <= self.size <= MAX_SIZE, f"size cannot be {self.size}")
         _require(self.fields == FIELDS, f"its fields are not {', '.join(FIELDS)}: {newer}")
         _require(self.encoding in ENCODINGS, f"its encoding {self.encoding!r:.40} is unknown: {newer}")
         _require(self.render == RULE, f"its blend rule is not {RULE.rule} of this version: {newer}")
@@ -227,12 +219,6 @@ def check_shard_name(name: str) -> None:
         DatasetError: it is not.
     """
     _require(SHARD_NAME.fullmatch(name) is not None, f"{name!r:.60} is not a shard's name (shard-000000)")
-
-
-def _check_shard(name: str, images: int, failed: int) -> None:
-    check_shard_name(name)
-    _require(images >= 0, f"images must be at least 0, not {images}")
-    _require(failed >= 0, f"failed must be at least 0, not {failed}")
 
 
 def _count_splits(shards: Sequence[ShardSummary]) -> dict[str, int]:

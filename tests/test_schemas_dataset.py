@@ -17,7 +17,7 @@ from gvit.dataset.commit import commit_shard, write_manifest
 from gvit.dataset.open_shard import read_rows
 from gvit.dataset.reader import open_dataset
 from gvit.schemas import BlockArrays, DatasetError, FitInfo, GvitError, Row, build_manifest, decode
-from gvit.schemas.json_codec import to_json
+from gvit.schemas.documents import to_json
 
 settings.register_profile("no deadline", deadline=None)  # two cores may be shared
 settings.load_profile("no deadline")
@@ -346,7 +346,7 @@ def test_an_offset_that_is_wrong_reads_nothing(fresh, name, offset):
 @pytest.mark.parametrize("gaussians", [1, N + 1, 1 << 40, (1 << 63) - 1])
 def test_a_declared_size_is_never_allocated_before_it_is_checked(fresh, gaussians):
     edit_json(fresh / "dataset.json", lambda manifest: manifest.update(gaussians=gaussians))
-    with pytest.raises(DatasetError, match=r"damaged|gaussians cannot be"):
+    with pytest.raises(DatasetError, match=r"damaged|gaussians must be"):
         open_dataset(fresh).stored(slice(None))
 
 
@@ -363,9 +363,9 @@ def test_blocks_that_share_their_bytes_are_refused(fresh):
         ("dataset.json", {"schema_version": 2}, "schema version 2"),
         ("dataset.json", {"encoding": "float32"}, "damaged"),
         ("dataset.json", {"classes": ["ant"]}, "beyond the 1 classes"),
-        ("dataset.json", {"images": "269"}, "'images' must be an integer"),
+        ("dataset.json", {"images": "269"}, "the field images must be a whole number, not '269'"),
         ("shard-000000.json", {"schema_version": 7}, "schema version 7"),
-        ("shard-000000.json", {"blocks": None}, "'blocks' must be a list"),
+        ("shard-000000.json", {"blocks": None}, "the field blocks must be a list, not None"),
         ("shard-000000.json", {"split": "val"}, "is not the one that dataset.json lists"),
         ("shard-000000.json", {"files": {}}, "the files of shard-000000 are"),
     ],

@@ -29,7 +29,7 @@ from gvit.schemas import (
     rows_to_table,
     table_to_rows,
 )
-from gvit.schemas.json_codec import from_json, to_json
+from gvit.schemas.documents import from_json, to_json
 from gvit.schemas.rows import check_rows, parquet_bytes, parse_rows
 
 settings.register_profile("no deadline", deadline=None)  # two cores may be shared
@@ -204,17 +204,21 @@ def test_any_field_that_is_missing_or_mistyped_is_refused_by_name(name):
 @pytest.mark.parametrize(
     ("place", "wrong", "sentence"),
     [
-        (("images",), "3", r"'images' must be an integer, not '3'"),
-        (("images",), True, r"'images' must be an integer, not True"),
-        (("fit", "steps"), 2.5, r"'fit.steps' must be an integer, not 2.5"),
-        (("psnr", "mean"), "x", r"'psnr.mean' must be a finite number, not 'x'"),
-        (("shards", 0, "name"), "../shard", r"'../shard' is not a shard's name"),
+        (("images",), "3", r"the field images must be a whole number, not '3'"),
+        (("images",), True, r"the field images must be a whole number, not True"),
+        (("fit", "steps"), 2.5, r"the field fit.steps must be a whole number, not 2.5"),
+        (("psnr", "mean"), "x", r"the field psnr.mean must be a number, not 'x'"),
+        (
+            ("shards", 0, "name"),
+            "../shard",
+            r"the field shards\[0\].name must be a shard's name \(shard-000000\), not '../shard'",
+        ),
         (("schema_version",), 2, r"schema version 2 where this gvit reads version 1"),
         (("encoding",), "float8", "encoding 'float8' is unknown"),
         (("render", "epsilon"), 0.05, "blend rule"),
         (("images",), 4, "not the sums"),
         (("splits", "train"), 4, "splits are not those"),
-        (("shards", 0, "sha256"), "xyz", "not a SHA-256"),
+        (("shards", 0, "sha256"), "xyz", "must be a SHA-256, not 'xyz'"),
     ],
 )
 def test_a_wrong_manifest_is_refused_in_one_sentence_that_names_file_and_field(

@@ -4,16 +4,34 @@ import os
 import pytest
 import torch
 
-from gvit.schemas import GvitError
+from gvit.schemas import FitInfo, GvitError
+from gvit.train.data.augment import AugmentConfig
+from gvit.train.model.classifier import ModelConfig
+from gvit.train.model.refiner import RefinerConfig
 from gvit.train.run import checkpoint as module
+from gvit.train.run.about import About, DataAbout, Scores
 from gvit.train.run.checkpoint import Checkpoint, CheckpointFolder, read_checkpoint
+
+
+def about(step):
+    data = DataAbout(
+        classes=("a", "b"),
+        gaussians=6,
+        size=16,
+        encoding="float16",
+        fit=FitInfo("default", 200, 0, "none", 1),
+        train="0" * 64,
+        val="1" * 64,
+    )
+    parts = {"model": ModelConfig(), "augment": AugmentConfig(), "refiner": RefinerConfig(), "data": data}
+    return About(step=step, epoch=2, evaluation=Scores(top1=0.5, top5=1.0, loss=2.5, samples=8), **parts)
 
 
 def make(step, value=0.0, ema=True):
     weights = {"w": torch.full((2, 3), value), "b": torch.arange(3.0)}
     average = {"w": torch.full((2, 3), value + 1), "b": torch.zeros(3)} if ema else None
     state = {"optimiser": {"state": {0: {"step": torch.tensor(3.0)}}, "groups": [{"lr": 0.1}]}, "epoch": 2}
-    return Checkpoint(step, {"classes": ["a", "b"]}, weights, average, state)
+    return Checkpoint(about(step), weights, average, state)
 
 
 def steps(run):

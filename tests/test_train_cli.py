@@ -21,12 +21,13 @@ from gvit.commands import app as cli
 from gvit.commands import train as commands
 from gvit.fitting.config import FIT_VERSION
 from gvit.schemas import GvitError
+from gvit.schemas.documents import build
 from gvit.train.config import TrainConfig
 from gvit.train.recipes import RECIPES, gpu_hours
 from gvit.train.run.metrics import MetricLog, read_metrics
 from gvit.train.run.progress import INTERVAL_SECONDS, RunDisplay, Standing
 from gvit.train.run.report import draw_confusion, draw_curves
-from gvit.train.settings import build, differences, dump, merge, parse_assignment, plain
+from gvit.train.settings import differences, dump, merge, parse_assignment, plain
 
 SMALL = (
     *("--epochs", "2", "--batch-size", "16", "--set", "model.depth=1", "--set", "model.width=32"),
@@ -149,7 +150,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_ends_with_130(shards, tmp_path):
         (("--set", "epocs=3"), "did you mean epochs?"),
         (("--set", "epochs=many"), "the setting epochs must be a whole number, not 'many'"),
         (("--set", "epochs"), "--set takes section.field=value"),
-        (("--set", "data=3"), "is a section"),
+        (("--set", "data=3"), "the setting data must be a section with fields, not 3"),
         (("--lr", "-1"), "schedule.lr must be above 0"),
         (("--precision", "int8"), "run.precision must be one of"),
         (("--model", "vit_smal_patch16_224"), "did you mean vit_small_patch16_224?"),

@@ -18,7 +18,7 @@ from gvit.dataset.verify import verify
 from gvit.dataset.zarr.writer import convert_to_zarr
 from gvit.schemas import ENCODINGS, ROW_SCHEMA, DatasetError, FileInfo, Row
 from gvit.schemas.checksums import checksums_of, dump_checksums, hash_file
-from gvit.schemas.json_codec import to_json
+from gvit.schemas.documents import to_json
 from gvit.schemas.manifest import read_done_mark, read_manifest
 from gvit.schemas.rows import parquet_bytes, rows_to_table, table_to_rows
 

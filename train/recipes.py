@@ -126,11 +126,11 @@ def gpu_hours(recipe: Recipe, gpu: str) -> float:
         recipe: Which one.
         gpu: A name of ``PEAK_FLOPS``.
     """
+    from ..schemas.documents import build
     from .model.classifier import (  # timm takes seconds, and names alone need it not
         ModelConfig,
         forward_flops,
     )
-    from .settings import build
 
     model: ModelConfig = build(ModelConfig, recipe.settings["model"])
     per_image = 3.0 * forward_flops(model, recipe.tokens)

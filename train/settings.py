@@ -1,11 +1,9 @@
-"""Configs as plain mappings: read from YAML, merged, checked against the dataclasses, written back."""
+"""Configs as plain mappings: read from YAML, merged, compared, written back."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
-import typing
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +12,23 @@ import yaml
 from ..schemas.errors import GvitError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-__all__ = ["Settings", "build", "differences", "dump", "merge", "parse_assignment", "plain", "read_yaml"]
+__all__ = ["Settings", "differences", "dump", "merge", "parse_assignment", "plain", "read_yaml"]
 
 Settings = dict[str, Any]
 """A config as nested plain values, by field."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write numbers: 1e-3 is one, which YAML 1.1 takes for a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+"),
+    list("-+0123456789"),
+)
 
 
 def read_yaml(path: Path) -> Settings:
@@ -29,7 +38,7 @@ def read_yaml(path: Path) -> Settings:
         GvitError: The file cannot be read, is no YAML, or is no mapping.
     """
     try:
-        found = yaml.safe_load(path.read_text())
+        found = yaml.load(path.read_text(), _Loader)  # noqa: S506 - it is a safe one
     except OSError as error:
         raise GvitError(f"cannot read the config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -53,7 +62,7 @@ def parse_assignment(text: str) -> Settings:
     if not equals or not name:
         raise GvitError(f"--set takes section.field=value, not {text!r}")
     try:
-        settings = yaml.safe_load(value)
+        settings = yaml.load(value, _Loader)  # noqa: S506
     except yaml.YAMLError as error:
         raise GvitError(f"--set {name}: {value!r} is no value") from error
     for part in reversed(name.strip().split(".")):
@@ -72,76 +81,6 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
             else:
                 merged[name] = value
     return merged
-
-
-def build(kind: type[Any], settings: Mapping[str, Any], prefix: str = "") -> Any:  # noqa: ANN401
-    """Build a config dataclass, with its sections, from settings.
-
-    Raises:
-        GvitError: An unknown field, with a suggestion; a missing one; a value of another type.
-    """
-    hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for name in settings:
-        if name not in fields:
-            raise GvitError(_unknown(f"{prefix}{name}", str(name), list(fields)))
-    for name, field in fields.items():
-        no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if no_default and name not in settings and not dataclasses.is_dataclass(hints[name]):
-            raise GvitError(f"the setting {prefix}{name} is missing: give it")
-    values = {name: _convert(hints[name], value, f"{prefix}{name}") for name, value in settings.items()}
-    return kind(**values)
-
-
-def _unknown(path: str, name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    advice = f"did you mean {path.removesuffix(name)}{close[0]}?" if close else f"known: {', '.join(known)}"
-    return f"there is no setting {path}; {advice}"
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:  # noqa: ANN401
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None and type(None) in options:
-        return None
-    for option in options:
-        if isinstance(option, type) and dataclasses.is_dataclass(option):
-            if not isinstance(value, dict):
-                raise GvitError(f"the setting {path} is a section with fields of its own, not {value!r}")
-            return build(option, value, f"{path}.")
-        matched, converted = _as(option, value)
-        if matched:
-            return converted
-    raise GvitError(f"the setting {path} must be {_words(options)}, not {value!r}")
-
-
-def _as(option: Any, value: Any) -> tuple[bool, Any]:  # noqa: ANN401
-    """Whether a plain value fits a type, and the value as that type."""
-    if option is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
-        try:
-            return True, float(value)
-        except ValueError:
-            return False, None
-    if option is float and isinstance(value, int) and not isinstance(value, bool):
-        return True, float(value)
-    if option is Path and isinstance(value, str):
-        return True, Path(value)
-    if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
-        inner = typing.get_args(option)
-        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
-        pairs = [_as(kind, item) for kind, item in zip(kinds, value, strict=False)]
-        return len(kinds) == len(value) and all(ok for ok, _ in pairs), tuple(item for _, item in pairs)
-    if typing.get_origin(option) is typing.Literal:
-        return value in typing.get_args(option), value
-    exact = isinstance(option, type) and isinstance(value, option)
-    return exact and not (option is int and isinstance(value, bool)), value
-
-
-_NAMES = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", Path: "a path"}
-
-
-def _words(options: Sequence[Any]) -> str:
-    words = [_NAMES.get(option, str(option)) for option in options if option is not type(None)]
-    return " or ".join([*words, *(["nothing"] if type(None) in options else [])])
 
 
 def plain(config: Any) -> Settings:  # noqa: ANN401

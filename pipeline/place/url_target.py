@@ -18,10 +18,10 @@ from ...dataset.class_name_lists import class_names_file
 from ...dataset.open_shard import Shard, open_tar
 from ...dataset.reader import Dataset
 from ...schemas.checksums import CLASS_NAMES_NAME, SUMS_NAME, ZARR_NAME, dump_checksums
+from ...schemas.documents import from_json, to_json
 from ...schemas.encoding import get_encoding
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import FileInfo
-from ...schemas.json_codec import from_json, to_json
 from ...schemas.manifest import MANIFEST_NAME, SCHEMA_VERSION, DoneMark, Manifest
 from ...schemas.rows import check_rows, parse_rows
 from ..finished import first_failures, manifest_of, tally_of_rows

@@ -12,19 +12,20 @@ A model that was made to be shared (`model_card`) has config.json in place of ab
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from safetensors import SafetensorError
+from msgspec import Meta
 from safetensors.torch import load_file, save
 
 from ...dataset.commit import atomic_write
-from ...schemas.errors import GvitError
+from ...schemas.documents import Integer, from_json, to_json
+from ...schemas.errors import DatasetError, GvitError
+from ...schemas.files import read_file
+from .about import FORMAT, About, SharedAbout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONFIG_NAME",
-    "FORMAT",
     "WEIGHTS_NAME",
     "Checkpoint",
     "CheckpointFolder",
@@ -45,12 +45,10 @@ __all__ = [
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 """The files of a model that was made to be shared."""
 
-FORMAT = 1
-"""Raised when older checkpoints can no longer be read."""
-
 _INDEX = "checkpoints.json"
 _FOLDER = "checkpoints"
 _PREFIX = "step-"
+StepName = Annotated[str, Meta(pattern=r"\Astep-[0-9]{8,}\Z")]
 _ABOUT, _MODEL, _EMA, _STATE = "about.json", WEIGHTS_NAME, "ema.safetensors", "state.pt"
 
 
@@ -59,23 +57,41 @@ class Checkpoint:
     """All that a run needs to go on, and others need to use its model.
 
     Attributes:
-        step: Updates made.
-        about: What the model is; plain values.
+        about: What the model is; of a model that was made to be shared, with the names of its labels.
         model: Weights and buffers by name.
         ema: Their average, or None.
         state: Nested dicts, lists, numbers, strings and tensors.
     """
 
-    step: int
-    about: dict[str, Any]
+    about: About
     model: Mapping[str, Tensor]
     ema: Mapping[str, Tensor] | None
     state: dict[str, Any]
 
     @property
+    def step(self) -> int:
+        """Updates made."""
+        return self.about.step
+
+    @property
     def weights(self) -> Mapping[str, Tensor]:
         """The weights to evaluate: the average where there is one."""
         return self.model if self.ema is None else self.ema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Index:
+    """`checkpoints.json`: names of folders."""
+
+    last: StepName | None = None
+    best: StepName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """All that is asked of a file that may be of another version."""
+
+    format: Integer | None = None
 
 
 class CheckpointFolder:
@@ -94,12 +110,12 @@ class CheckpointFolder:
     @property
     def last(self) -> Path | None:
         """The newest checkpoint."""
-        return self._named("last")
+        return self._named(self._index().last)
 
     @property
     def best(self) -> Path | None:
         """The checkpoint with the highest top-1."""
-        return self._named("best")
+        return self._named(self._index().best)
 
     def save(self, checkpoint: Checkpoint, *, best: bool) -> Path:
         """Write a checkpoint, make it the last, and the best if it is; then let old ones go.
@@ -117,8 +133,8 @@ class CheckpointFolder:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        index = {"last": name, "best": name if best else self._index().get("best")}
-        atomic_write(self._run / _INDEX, (json.dumps(index, indent=1) + "\n").encode())
+        index = _Index(last=name, best=name if best else self._index().best)
+        atomic_write(self._run / _INDEX, to_json(index))
         self._retire(index)
         return path
 
@@ -134,17 +150,18 @@ class CheckpointFolder:
         _sync(self._folder)
         return path
 
-    def _index(self) -> dict[str, str | None]:
+    def _index(self) -> _Index:
         path = self._run / _INDEX
+        if not path.exists():
+            return _Index()
         try:
-            return json.loads(path.read_text())
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise GvitError(f"{path} is damaged: name a folder below {self._folder} instead") from error
+            return from_json(_Index, read_file(path), closed=True)
+        except DatasetError as error:
+            raise GvitError(
+                f"{path} is damaged ({error}): name a folder below {self._folder} instead"
+            ) from error
 
-    def _named(self, which: str) -> Path | None:
-        name = self._index().get(which)
+    def _named(self, name: str | None) -> Path | None:
         if name is None:
             return None
         path, aside = self._folder / name, self._folder / f".{name}.old.tmp"
@@ -158,9 +175,9 @@ class CheckpointFolder:
         for left in self._folder.glob(".*.tmp"):
             shutil.rmtree(left, ignore_errors=True)
 
-    def _retire(self, index: Mapping[str, str | None]) -> None:
+    def _retire(self, index: _Index) -> None:
         names = sorted(path.name for path in self._folder.glob(f"{_PREFIX}*"))
-        spared = {*names[-self._keep :], index["last"], index["best"]}
+        spared = {*names[-self._keep :], index.last, index.best}
         for name in names:
             if name not in spared:
                 shutil.rmtree(self._folder / name)
@@ -172,8 +189,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.ema is not None:
         (folder / _EMA).write_bytes(save(_portable(checkpoint.ema)))
     _write_state(folder / _STATE, checkpoint.state)
-    about = {"format": FORMAT, "step": checkpoint.step, **checkpoint.about}
-    (folder / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+    (folder / _ABOUT).write_bytes(to_json(checkpoint.about))
     for path in folder.iterdir():
         _sync(path)
     _sync(folder)
@@ -219,20 +235,32 @@ def read_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
         GvitError: There is none, or it is damaged or of another version.
     """
     folder = _find(path)
+    about = _read_about(folder)
+    averaged = folder / _EMA
     try:
-        about = json.loads(_about_of(folder).read_text(encoding="utf-8"))
-        if about.pop("format", None) != FORMAT:
-            raise GvitError(f"{folder} is of another version: read it with the gvit that wrote it")
-        averaged = folder / _EMA
         return Checkpoint(
-            step=int(about.pop("step")),
             about=about,
             model=load_file(folder / _MODEL),
             ema=load_file(averaged) if averaged.exists() else None,
             state=torch.load(folder / _STATE, weights_only=True) if with_state else {},
         )
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError, pickle.UnpicklingError) as error:
-        raise GvitError(f"the checkpoint {folder} is damaged: use another one, or train again") from error
+    except Exception as error:  # on damaged bytes these two raise nearly anything
+        raise _damaged(folder, f"{type(error).__name__}") from error
+
+
+def _read_about(folder: Path) -> About:
+    path = _about_of(folder)
+    try:
+        data = read_file(path)
+        if from_json(_Format, data).format != FORMAT:
+            raise GvitError(f"{folder} is of another version: read it with the gvit that wrote it")
+        return from_json(SharedAbout if path.name == CONFIG_NAME else About, data, closed=True)
+    except DatasetError as error:
+        raise _damaged(folder, f"{path.name}: {error}") from error
+
+
+def _damaged(folder: Path, why: str) -> GvitError:
+    return GvitError(f"the checkpoint {folder} is damaged ({why}): use another one, or train again")
 
 
 def _about_of(folder: Path) -> Path:

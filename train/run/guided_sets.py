@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...schemas.documents import build
 from ...schemas.errors import GvitError
 from ...schemas.gaussians import GuidedSet, min_scale
 from ..config import TrainConfig
@@ -14,7 +15,7 @@ from ..data.split import TrainingData, open_training_data
 from ..model.motion import move
 from ..model.refiner import Refiner, RefinerConfig
 from ..model.tokens import FIELD_FEATURES
-from ..settings import build, read_yaml
+from ..settings import read_yaml
 from .checkpoint import Checkpoint, read_checkpoint
 from .resume import CONFIG_NAME, describe_data
 
@@ -47,24 +48,26 @@ def find_guided_set(path: Path, dataset: Dataset, key: str) -> GuidedSet:
     checkpoint = read_checkpoint(path)
     stored = torch.from_numpy(dataset.by_key(key).gaussians)
     try:
-        if checkpoint.about.get("refiner") is not None:
-            mode, moved = "refine", _refined(checkpoint, stored, dataset, path)
+        refiner = checkpoint.about.refiner
+        if refiner is not None:
+            mode, moved = "refine", _refined(checkpoint, refiner, stored, dataset, path)
         else:
             mode, moved = "direct", _directed(path, stored, dataset, key)
-        return GuidedSet(moved.numpy(), mode, int(checkpoint.about["epoch"]))
+        return GuidedSet(moved.numpy(), mode, checkpoint.about.epoch)
     except (KeyError, TypeError, IndexError, RuntimeError) as error:
         raise GvitError(f"the checkpoint in {path} is of another version of gvit") from error
 
 
-def _refined(checkpoint: Checkpoint, stored: Tensor, dataset: Dataset, path: Path) -> Tensor:
+def _refined(
+    checkpoint: Checkpoint, config: RefinerConfig, stored: Tensor, dataset: Dataset, path: Path
+) -> Tensor:
     """A set ``[N, 9]`` as the refiner of a checkpoint moves it."""
-    about, found = checkpoint.about["data"], dataset.manifest
-    if (found.gaussians, found.size) != (about["gaussians"], about["size"]):
+    about, found = checkpoint.about.data, dataset.manifest
+    if (found.gaussians, found.size) != (about.gaussians, about.size):
         raise GvitError(
             f"{dataset.path} has sets of {found.gaussians} Gaussians fitted at size {found.size}, and {path} "
-            f"was trained on {about['gaussians']} at size {about['size']}: give a dataset of that kind"
+            f"was trained on {about.gaussians} at size {about.size}: give a dataset of that kind"
         )
-    config: RefinerConfig = build(RefinerConfig, checkpoint.about["refiner"])
     nothing = torch.zeros(FIELD_FEATURES)  # the statistics come with the weights
     refiner = Refiner(config, (nothing, nothing), min_scale(found.size)).eval()
     refiner.load_state_dict(
@@ -85,7 +88,7 @@ def _directed(path: Path, stored: Tensor, dataset: Dataset, key: str) -> Tensor:
     checkpoint = read_checkpoint(path, with_state=True)
     moves: Tensor = checkpoint.state["trainer"]["guide"]["moves"]
     trained = _training_part(config, dataset)
-    if trained is None or _digest(trained) != checkpoint.about["data"]["train"]:
+    if trained is None or _digest(trained) != checkpoint.about.data.train:
         raise GvitError(
             f"{dataset.path} is not the dataset that {path} was trained on, whose sets alone direct guidance "
             f"moves: give {config.data.shards}"
@@ -122,4 +125,4 @@ def _training_part(config: TrainConfig, dataset: Dataset) -> Dataset | None:
 
 
 def _digest(part: Dataset) -> str:
-    return describe_data(TrainingData(part, part))["train"]
+    return describe_data(TrainingData(part, part)).train

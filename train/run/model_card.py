@@ -9,16 +9,18 @@ MODEL/
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ...dataset.class_names import read_class_names
 from ...dataset.commit import atomic_write
 from ...dataset.front_matter import UNKNOWN_LICENSE, read_front_matter, with_front_matter
+from ...schemas.documents import from_json, to_json
 from ...schemas.errors import DatasetError, GvitError
+from ...schemas.files import read_file
 from ..settings import read_yaml
-from .checkpoint import CONFIG_NAME, FORMAT, WEIGHTS_NAME, Checkpoint, dump_weights, read_checkpoint
+from .about import MODEL_TYPE, About, SharedAbout
+from .checkpoint import CONFIG_NAME, WEIGHTS_NAME, Checkpoint, dump_weights, read_checkpoint
 from .resume import CONFIG_NAME as RUN_CONFIG_NAME
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ __all__ = ["ModelAbout", "model_card", "model_config", "write_model"]
 CARD_NAME = "README.md"
 CONFUSION_NAME = "confusion.png"
 _EXPORT = "export"
-_MODEL_TYPE = "gvit"
 _LISTED = 40  # label names in the card
 
 _USE = """\
@@ -94,7 +95,7 @@ def write_model(path: Path, out: Path | None, about: ModelAbout, *, keep: bool =
         # A kill must leave what the next attempt may overwrite, and never the weights of another model.
         if elsewhere:
             (out / WEIGHTS_NAME).unlink(missing_ok=True)
-        atomic_write(out / CONFIG_NAME, (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode())
+        atomic_write(out / CONFIG_NAME, to_json(config))
         atomic_write(out / WEIGHTS_NAME, dump_weights(checkpoint.weights))
         if not (keep and card.exists()):
             if elsewhere:
@@ -114,21 +115,17 @@ def _copy_or_forget(picture: Path, out: Path) -> None:
         out.unlink(missing_ok=True)
 
 
-def model_config(checkpoint: Checkpoint, class_names: Mapping[str, str]) -> dict[str, Any]:
+def model_config(checkpoint: Checkpoint, class_names: Mapping[str, str]) -> SharedAbout:
     """Return what `config.json` says: all of `about.json`, and the labels as the hub's tools read them."""
     about = checkpoint.about
-    classes: list[str] = about["data"]["classes"]
-    names = {name: class_names[name] for name in classes if name in class_names}
-    labels = [names.get(name, name) for name in classes]
-    return {
-        "model_type": _MODEL_TYPE,
-        "format": FORMAT,
-        "step": checkpoint.step,
-        **about,
-        "num_labels": len(classes),
-        "id2label": {str(number): label for number, label in enumerate(labels)},
-        "class_names": names,
-    }
+    names = {name: class_names[name] for name in about.data.classes if name in class_names}
+    labels = [names.get(name, name) for name in about.data.classes]
+    return SharedAbout(
+        **{field.name: getattr(about, field.name) for field in fields(About)},
+        num_labels=len(labels),
+        id2label={str(number): label for number, label in enumerate(labels)},
+        class_names=names,
+    )
 
 
 def _check_free(out: Path) -> None:
@@ -139,11 +136,18 @@ def _check_free(out: Path) -> None:
         raise GvitError(f"{out} holds something that is no model of gvit: choose another folder with -o")
 
 
+@dataclass(frozen=True, slots=True)
+class _Marked:
+    """All that is asked of a `config.json` that may be another program's."""
+
+    model_type: str | None = None
+
+
 def _is_model(folder: Path) -> bool:
     """Tell whether a folder is one of ours: other models have files of the same names."""
     try:
-        return json.loads((folder / CONFIG_NAME).read_bytes())["model_type"] == _MODEL_TYPE
-    except (OSError, ValueError, KeyError, TypeError):
+        return from_json(_Marked, read_file(folder / CONFIG_NAME)).model_type == MODEL_TYPE
+    except DatasetError:
         return False
 
 
@@ -156,8 +160,8 @@ def _name_of(front: Mapping[str, Any]) -> str | None:
 
 def _class_names(path: Path) -> dict[str, str]:
     """Return what people call the classes, from the model itself or from the dataset of its run."""
-    if (path / CONFIG_NAME).exists():
-        return read_checkpoint(path).about.get("class_names", {})
+    if isinstance(known := read_checkpoint(path).about, SharedAbout):
+        return known.class_names
     try:
         return read_class_names(path / read_yaml(path / RUN_CONFIG_NAME)["data"]["shards"])
     except (GvitError, DatasetError, KeyError, TypeError, OSError):
@@ -171,7 +175,7 @@ def _weights(checkpoint: Checkpoint) -> int:
 # ---------------------------------------------------------------- the card
 
 
-def model_card(config: Mapping[str, Any], weights: int, about: ModelAbout, *, drawn: bool = False) -> str:
+def model_card(config: SharedAbout, weights: int, about: ModelAbout, *, drawn: bool = False) -> str:
     """Write the card in Markdown, front matter for the Hugging Face hub included.
 
     Args:
@@ -180,7 +184,7 @@ def model_card(config: Mapping[str, Any], weights: int, about: ModelAbout, *, dr
         about: What the author adds.
         drawn: Whether there is a `confusion.png`.
     """
-    title = about.name or f"{config['model']['name']} on {config['data']['gaussians']} Gaussians"
+    title = about.name or f"{config.model.name} on {config.data.gaussians} Gaussians"
     sections = (
         _introduction(title, config, weights, about),
         _accuracy(config, drawn=drawn),
@@ -191,7 +195,7 @@ def model_card(config: Mapping[str, Any], weights: int, about: ModelAbout, *, dr
     return with_front_matter(_front_matter(title, config, about), "\n\n".join(sections))
 
 
-def _front_matter(title: str, config: Mapping[str, Any], about: ModelAbout) -> dict[str, Any]:
+def _front_matter(title: str, config: SharedAbout, about: ModelAbout) -> dict[str, Any]:
     front: dict[str, Any] = {
         "license": about.license or UNKNOWN_LICENSE,
         "library_name": "gvit",
@@ -199,13 +203,13 @@ def _front_matter(title: str, config: Mapping[str, Any], about: ModelAbout) -> d
         "tags": ["gaussian-splatting", "gvit", "image-classification"],
         "metrics": ["accuracy"],
     }
-    scores = config["evaluation"]
+    scores = config.evaluation
     results: list[dict[str, Any]] = []
     if scores is not None:
         data = about.origin or "its validation split"
         metrics = [
-            {"type": "accuracy", "name": name, "value": round(scores[key], 4)}
-            for key, name in (("top1", "Top-1 accuracy"), ("top5", "Top-5 accuracy"))
+            {"type": "accuracy", "name": name, "value": round(value, 4)}
+            for value, name in ((scores.top1, "Top-1 accuracy"), (scores.top5, "Top-5 accuracy"))
         ]
         task = {"type": "image-classification", "name": "Image Classification"}
         results = [{"task": task, "dataset": {"name": data, "type": "gvit"}, "metrics": metrics}]
@@ -213,60 +217,60 @@ def _front_matter(title: str, config: Mapping[str, Any], about: ModelAbout) -> d
     return front
 
 
-def _introduction(title: str, config: Mapping[str, Any], weights: int, about: ModelAbout) -> str:
-    data, model = config["data"], config["model"]
+def _introduction(title: str, config: SharedAbout, weights: int, about: ModelAbout) -> str:
+    data, model = config.data, config.model
     origin = f" The images that it was trained on are from {about.origin}." if about.origin else ""
     return (
         f"# {title}\n\n"
-        f"A Vision Transformer ({model['name']}, {weights / 1e6:.1f} M weights) that classifies images from "
-        f"sets of {data['gaussians']} 2D\nGaussians in place of pixels or patches: a token is a Gaussian. "
-        f"It knows {len(data['classes']):,} classes.{origin}"
+        f"A Vision Transformer ({model.name}, {weights / 1e6:.1f} M weights) that classifies images from "
+        f"sets of {data.gaussians} 2D\nGaussians in place of pixels or patches: a token is a Gaussian. "
+        f"It knows {len(data.classes):,} classes.{origin}"
     )
 
 
-def _accuracy(config: Mapping[str, Any], *, drawn: bool) -> str:
-    scores = config["evaluation"]
+def _accuracy(config: SharedAbout, *, drawn: bool) -> str:
+    scores = config.evaluation
     lines = ["## Accuracy", ""]
     if scores is None:
         return "\n".join([*lines, "This checkpoint was saved before the first evaluation of its run."])
     lines += [
         "| samples | top-1 | top-5 | cross-entropy |",
         "| ---: | ---: | ---: | ---: |",
-        f"| {scores['samples']:,} | {scores['top1']:.2%} | {scores['top5']:.2%} | {scores['loss']:.4f} |",
+        f"| {scores.samples:,} | {scores.top1:.2%} | {scores.top5:.2%} | {scores.loss:.4f} |",
         "",
-        f"On sets that it was not trained on, after epoch {config['epoch']}: the last one, not the best.",
-        f"The weights are those after {config['step']:,} updates.",
+        f"On sets that it was not trained on, after epoch {config.epoch}: the last one, not the best.",
+        f"The weights are those after {config.step:,} updates.",
     ]
     if drawn:
         lines += ["", f"![Which class is taken for which]({CONFUSION_NAME})"]
     return "\n".join(lines)
 
 
-def _data(config: Mapping[str, Any]) -> str:
-    data, fit = config["data"], config["data"]["fit"]
-    canvas = f"{data['size']} x {data['size']} pixels"
+def _data(config: SharedAbout) -> str:
+    data, fit = config.data, config.data.fit
+    canvas = f"{data.size} x {data.size} pixels"
     command = (
-        f"gvit encode SRC DST --num-gaussians {data['gaussians']} --size {data['size']} "
-        f"--preset {fit['preset']} --seed {fit['seed']} --crop {fit['crop']} --store {data['encoding']}"
+        f"gvit encode SRC DST --num-gaussians {data.gaussians} --size {data.size} "
+        f"--preset {fit.preset} --seed {fit.seed} --crop {fit.crop} --store {data.encoding}"
     )
     return (
         "## The data\n\n"
-        f"Sets of {data['gaussians']} Gaussians, fitted on a canvas of {canvas} "
-        f"with the work of {fit['steps']} full-size\nsteps (version {fit['fit_version']} of the fit), "
-        f"stored as {data['encoding']}, as with\n\n```text\n{command}\n```\n\n"
+        f"Sets of {data.gaussians} Gaussians, fitted on a canvas of {canvas} "
+        f"with the work of {fit.steps} full-size\nsteps (version {fit.fit_version} of the fit), "
+        f"stored as {data.encoding}, as with\n\n```text\n{command}\n```\n\n"
         "`gvit predict` fits images in the same way. SHA-256 over shards and keys of the training data:\n"
-        f"`{data['train']}`;\nof the validation data: `{data['val']}`."
+        f"`{data.train}`;\nof the validation data: `{data.val}`."
     )
 
 
-def _labels(config: Mapping[str, Any]) -> str:
-    names: Mapping[str, str] = config["class_names"]
+def _labels(config: SharedAbout) -> str:
+    names = config.class_names
     head = ["label", "class", "name"] if names else ["label", "class"]
     rows = [
         [str(number), _escaped(name), _escaped(names.get(name, ""))][: len(head)]
-        for number, name in enumerate(config["data"]["classes"][:_LISTED])
+        for number, name in enumerate(config.data.classes[:_LISTED])
     ]
-    more = len(config["data"]["classes"]) - len(rows)
+    more = len(config.data.classes) - len(rows)
     rule = ["---:", *("---" for _ in head[1:])]
     text = "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
     rest = f"\n\n... and {more:,} more, in `config.json`." if more else ""

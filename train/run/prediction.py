@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
+
+    from ...images.decode import Crop
 
 __all__ = ["Prediction", "predict"]
 
@@ -59,13 +61,12 @@ def predict(run: Path, images: Sequence[Path], *, device: str = "auto", top: int
     sets, aspects, psnr = _fit(model, images)
     chances = model.probabilities(sets, aspects)
     order = np.argsort(-chances, axis=1, kind="stable")[:, :top]
-    named = [model.class_names.get(name, name) for name in model.classes]
     return [
         Prediction(
             image=image,
             classes=tuple(model.classes[k] for k in order[row]),
             probabilities=tuple(float(chances[row, k]) for k in order[row]),
-            names=tuple(named[k] for k in order[row]),
+            names=tuple(model.names[k] for k in order[row]),
             psnr=float(psnr[row]),
         )
         for row, image in enumerate(images)
@@ -78,30 +79,27 @@ def _fit(
     """Sets, true width / height, and PSNR in dB of each image."""
     from ...fitting.fitter import Fitter  # compiles; not before the model is known to be good
 
-    made = model.fit
-    if made["fit_version"] != FIT_VERSION:
+    data = model.about.data
+    made = data.fit
+    if made.fit_version != FIT_VERSION:
         raise GvitError(
-            f"the model was trained on sets of fit version {made['fit_version']} and this gvit fits version "
+            f"the model was trained on sets of fit version {made.fit_version} and this gvit fits version "
             f"{FIT_VERSION}: predict with the gvit that encoded them"
         )
     decoded = []
     for image in images:
         try:
-            decoded.append(decode_image(read_image(image), model.size, made["crop"]))
+            decoded.append(decode_image(read_image(image), data.size, cast("Crop", made.crop)))
         except DecodeError as error:
             raise GvitError(f"{image} cannot be read: {error}") from error
     config = FitConfig(
-        num_gaussians=model.gaussians,
-        size=model.size,
-        preset=made["preset"],
-        steps=made["steps"],
-        seed=made["seed"],
+        num_gaussians=data.gaussians, size=data.size, preset=made.preset, steps=made.steps, seed=made.seed
     )
-    fitter = Fitter(config, model.encoding, usable_cores(), "cpu")
+    fitter = Fitter(config, data.encoding, usable_cores(), "cpu")
     result = fitter.fit(np.stack([item.pixels for item in decoded]), [image.stem for image in images])
     for image, reason in zip(images, result.errors, strict=True):
         if reason is not None:
             raise GvitError(f"{image} cannot be fitted: {reason}")
-    whole = made["crop"] == "none"
+    whole = made.crop == "none"
     aspects = [item.width / item.height if whole else 1.0 for item in decoded]
-    return decode(result.stored, model.encoding), np.array(aspects, np.float32), result.psnr
+    return decode(result.stored, data.encoding), np.array(aspects, np.float32), result.psnr

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...schemas.errors import GvitError
 from ..settings import Settings, differences, plain, read_yaml
+from .about import DataAbout
 from .checkpoint import Checkpoint, CheckpointFolder, read_checkpoint
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def checkpoint_to_resume(config: TrainConfig, data: TrainingData) -> Checkpoint 
             "use the same settings to go on with it, or choose another --out"
         )
     checkpoint = read_checkpoint(path, with_state=True)
-    if checkpoint.about["data"] != describe_data(data):
+    if checkpoint.about.data != describe_data(data):
         raise GvitError(f"{out} was trained on other data than {config.data.shards}: choose another --out")
     return checkpoint
 
@@ -73,18 +74,18 @@ def _binding(settings: Settings) -> Settings:
     return kept
 
 
-def describe_data(data: TrainingData) -> dict[str, Any]:
-    """What a model needs to be given the same kind of sets, and a digest of those that it was given."""
+def describe_data(data: TrainingData) -> DataAbout:
+    """Return what a model needs to be given the same kind of sets, and digests of those that it was given."""
     manifest = data.train.manifest
-    return {
-        "classes": list(data.classes),
-        "gaussians": manifest.gaussians,
-        "size": manifest.size,
-        "encoding": manifest.encoding,
-        "fit": plain(manifest.fit),
-        "train": _digest(data.train),
-        "val": _digest(data.val),
-    }
+    return DataAbout(
+        classes=data.classes,
+        gaussians=manifest.gaussians,
+        size=manifest.size,
+        encoding=manifest.encoding,
+        fit=manifest.fit,
+        train=_digest(data.train),
+        val=_digest(data.val),
+    )
 
 
 def _digest(part: Dataset) -> str:

@@ -22,6 +22,7 @@ from ..model.classifier import build_model
 from ..model.tokens import measure_statistics
 from ..ranks import joined_ranks
 from ..settings import dump, plain
+from .about import About, Scores
 from .checkpoint import Checkpoint, CheckpointFolder
 from .interruption import Interrupted, StopRequest, stoppable
 from .metrics import MetricLog, read_metrics, tensorboard_installed
@@ -320,19 +321,20 @@ class _Run:
 
     def _write_checkpoint(self, progress: dict[str, Any], *, best: bool) -> None:
         trainer, guidance = self._trainer, self._config.guidance
-        about = {
-            "model": plain(self._config.model),
-            "augment": plain(self._config.augment),
-            "refiner": plain(guidance.refiner) if guidance.mode == "refine" else None,
-            "data": describe_data(self._data),
-            "epoch": trainer.epoch,
-            "evaluation": None if self._evaluation is None else _scores(self._evaluation),
-        }
+        about = About(
+            step=trainer.step,
+            model=self._config.model,
+            augment=self._config.augment,
+            refiner=guidance.refiner if guidance.mode == "refine" else None,
+            data=describe_data(self._data),
+            epoch=trainer.epoch,
+            evaluation=None if self._evaluation is None else Scores(**_scores(self._evaluation)),
+        )
         state = {"trainer": progress, "best": self._best, "val_top1": self._standing.val_top1}
         weights = trainer.model.state_dict()
         ema = None if trainer.ema is None else trainer.ema.module.state_dict()
         with self._writing():
-            self._folder.save(Checkpoint(trainer.step, about, weights, ema, state), best=best)
+            self._folder.save(Checkpoint(about, weights, ema, state), best=best)
 
     def _explain(self, error: DivergedError) -> GvitError:
         last = self._folder.last

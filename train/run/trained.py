@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...dataset.reader import open_dataset
 from ...schemas.errors import GvitError
 from ...schemas.gaussians import min_scale
-from ..data.augment import AugmentConfig
 from ..data.batches import evaluation_view
 from ..data.loader import SetLoader
 from ..data.split import check_kind, evaluation_split
-from ..model.classifier import ModelConfig, build_model
+from ..model.classifier import build_model
 from ..model.evaluate import Classify, Evaluation, classifier_of, evaluate
-from ..model.refiner import RefinerConfig
 from ..model.tokens import FIELD_FEATURES
 from ..ranks import joined_ranks
-from ..settings import build
+from .about import About, SharedAbout
 from .checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
@@ -41,27 +39,29 @@ class TrainedModel:
 
     Attributes:
         classify: From sets as they are stored, and their true width / height, to logits.
-        classes: Names of the classes.
-        class_names: What people call them, where it is known.
-        gaussians: Gaussians per set that it was trained on.
-        size: Side of the canvas that they were fitted on, in pixels.
-        encoding: Storage encoding that rounded them.
-        fit: How they were fitted, by name: preset, steps, seed, crop, fit_version.
-        epoch: Epochs of training.
-        step: Updates.
+        about: What it is, and the sets that it takes.
         device: Where it is.
     """
 
     classify: Classify
-    classes: tuple[str, ...]
-    class_names: dict[str, str]
-    gaussians: int
-    size: int
-    encoding: str
-    fit: dict[str, Any]
-    epoch: int
-    step: int
+    about: About
     device: torch.device
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.about.data.classes
+
+    @property
+    def step(self) -> int:
+        """Updates that it had."""
+        return self.about.step
+
+    @property
+    def names(self) -> list[str]:
+        """What people call the classes; their own names where that is not known."""
+        known = self.about.class_names if isinstance(self.about, SharedAbout) else {}
+        return [known.get(name, name) for name in self.classes]
 
     def probabilities(
         self, gaussians: npt.NDArray[np.float32], aspect: npt.NDArray[np.float32]
@@ -84,30 +84,19 @@ def load_model(path: Path, device: torch.device) -> TrainedModel:
     """
     checkpoint = read_checkpoint(path)
     about = checkpoint.about
+    data, smallest = about.data, min_scale(about.data.size)
+    nothing = torch.zeros(FIELD_FEATURES)  # the statistics come with the weights
+    model = build_model(
+        about.model, len(data.classes), (nothing, nothing), refiner=about.refiner, min_scale=smallest
+    )
     try:
-        config: ModelConfig = build(ModelConfig, about["model"])
-        view = evaluation_view(build(AugmentConfig, about["augment"]), min_scale(about["data"]["size"]))
-        nothing = torch.zeros(FIELD_FEATURES)  # the statistics come with the weights
-        refiner = about.get("refiner")
-        model = build_model(
-            config,
-            len(about["data"]["classes"]),
-            (nothing, nothing),
-            refiner=None if refiner is None else build(RefinerConfig, refiner),
-            min_scale=min_scale(about["data"]["size"]),
-        )
         model.load_state_dict(dict[str, "Tensor"](checkpoint.weights))
-        return TrainedModel(
-            classify=classifier_of(model.to(device), torch.float32, view),
-            classes=tuple(about["data"]["classes"]),
-            class_names=about.get("class_names", {}),
-            **{name: about["data"][name] for name in ("gaussians", "size", "encoding", "fit")},
-            epoch=about["epoch"],
-            step=checkpoint.step,
-            device=device,
-        )
-    except (KeyError, TypeError, RuntimeError) as error:
+    except RuntimeError as error:
         raise GvitError(f"the checkpoint in {path} is of another model or version of gvit") from error
+    view = evaluation_view(about.augment, smallest)
+    return TrainedModel(
+        classify=classifier_of(model.to(device), torch.float32, view), about=about, device=device
+    )
 
 
 def evaluate_checkpoint(
@@ -121,7 +110,8 @@ def evaluate_checkpoint(
     with joined_ranks(device) as ranks:
         model = load_model(path, ranks.device)
         dataset = evaluation_split(open_dataset(shards))
-        check_kind(dataset, model.classes, model.gaussians, model.size, str(path))
+        data = model.about.data
+        check_kind(dataset, data.classes, data.gaussians, data.size, str(path))
         loader = _loader(dataset, ranks, batch_size)
         return model, evaluate(model.classify, loader, len(model.classes), ranks)
 
