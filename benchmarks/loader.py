@@ -1,4 +1,3 @@
-# pyright: reportAttributeAccessIssue=false
 """Sets per second of the training loader, beside webdataset reading the same sets, on one core.
 
     python benchmarks/loader.py [--json]
@@ -12,6 +11,7 @@ decoder returns them, and neither in a random order over the whole dataset.
 All readers use one thread and files that are in memory already, so seconds are those of the processor: other
 work on the machine does not count.
 """
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

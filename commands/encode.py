@@ -46,7 +46,7 @@ Source = Annotated[
     ),
 ]
 Destination = Annotated[
-    Path,
+    str,
     typer.Argument(
         metavar="DST",
         help="Folder of the dataset, or a URL as s3://bucket/name; continued where it is unfinished.",
@@ -240,12 +240,10 @@ def _tell_failures(summary: EncodeSummary, console: Console) -> None:
 
 
 def _words(summary: EncodeSummary) -> str:
-    from ..dataset.remote.urls import place_name
-
     quality = "" if summary.psnr_mean is None else f", mean PSNR {summary.psnr_mean:.2f} dB"
     steps = "" if summary.steps_mean is None else f", {summary.steps_mean:g} steps an image"
     return (
-        f"{place_name(summary.destination)}: {summary.images} images, {summary.failed} failed{quality} "
+        f"{summary.destination}: {summary.images} images, {summary.failed} failed{quality} "
         f"({summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s{steps} in this run)"
     )
 
@@ -258,7 +256,7 @@ def _tell_estimate(found: Estimate) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..pipeline.progress import plain_duration
+    from ..pictures.progress import plain_duration
 
     table = Table("split or class", "images")
     for split, count in found.splits.items():
@@ -290,10 +288,8 @@ def _number(option: str, text: str) -> int | None:
 
 
 @contextlib.contextmanager
-def _interruptible(destination: Path, console: Console) -> Generator[None]:
+def _interruptible(destination: Path | str, console: Console) -> Generator[None]:
     """Turn Ctrl-C and SIGTERM into one sentence and an exit code."""
-    from ..dataset.remote.urls import place_name
-
     terminated = False
 
     def terminate(_number: int, _frame: FrameType | None) -> None:
@@ -305,7 +301,7 @@ def _interruptible(destination: Path, console: Console) -> Generator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        _say(console, f"interrupted; run the same command again to finish {place_name(destination)}")
+        _say(console, f"interrupted; run the same command again to finish {destination}")
         raise typer.Exit(EXIT_TERMINATED if terminated else EXIT_INTERRUPTED) from interrupt
     finally:
         signal.signal(signal.SIGTERM, before)

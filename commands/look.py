@@ -18,8 +18,8 @@ __all__ = ["info_command", "status_command", "view_command"]
 
 EXIT_STOPPED = 1
 
-Destination = Annotated[Path, typer.Argument(metavar="DST", help="Folder or URL of a finished dataset.")]
-Begun = Annotated[Path, typer.Argument(metavar="DST", help="Folder or URL of a dataset, finished or not.")]
+Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder or URL of a finished dataset.")]
+Begun = Annotated[str, typer.Argument(metavar="DST", help="Folder or URL of a dataset, finished or not.")]
 Key = Annotated[
     str | None,
     typer.Argument(
@@ -58,9 +58,7 @@ def info_command(destination: Destination, as_json: Json = False) -> None:
 
 
 def status_command(
-    destination: Annotated[
-        Path, typer.Argument(metavar="DST", help="Folder or URL of a dataset, finished or not.")
-    ],
+    destination: Begun,
     as_json: Json = False,
 ) -> None:
     """Say how far an encode is, from its files alone: from another terminal, or another machine.
@@ -95,6 +93,7 @@ def view_command(
     from ..dataset.reader import open_dataset
     from ..images.originals import Originals
     from ..pictures.draw import check_output, draw_guided, draw_one, draw_sheet, find_row, save
+    from ..pipeline.place.folder import Folder
     from ..pipeline.place.run_state import recorded_source
     from ..schemas.errors import GvitError
 
@@ -102,7 +101,7 @@ def view_command(
     dataset = open_dataset(destination)
     if source is not None and not source.exists():
         raise GvitError(f"there is no {source}; give the original images as they were given to gvit encode")
-    originals = Originals(source or recorded_source(dataset.path), dataset.manifest)
+    originals = Originals(source or recorded_source(Folder(dataset.path)), dataset.manifest)
     if key is not None:
         row = find_row(dataset, key)
         if checkpoint is None:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
     from ..dataset.remote.transfer import Transfer
 
 __all__ = ["pull_command", "push_command"]
-
-_PLAIN_INTERVAL_S = 10.0
 
 Destination = Annotated[Path, typer.Argument(metavar="DST", help="Folder of the dataset.")]
 Url = Annotated[
@@ -34,11 +28,14 @@ def push_command(destination: Destination, url: Url, dry_run: DryRun = False, as
     Interrupted at any point, the same command goes on where it was. Until it ends, nobody takes what is there
     for a dataset. A push to hf:// is one commit.
     """
+    from rich.console import Console
+
     from ..dataset.remote.transfer import push
+    from ..pictures.progress import showing_bytes
 
     plan = push(destination, url, dry_run=True)
     if not dry_run:
-        with _progress(plan.bytes, f"push {destination}") as moved:
+        with showing_bytes(f"push {destination}", plan.bytes, Console(stderr=True)) as moved:
             push(destination, url, moved=moved)
     _tell(plan, url, dry_run=dry_run, as_json=as_json)
 
@@ -48,11 +45,14 @@ def pull_command(url: Url, destination: Destination, dry_run: DryRun = False, as
 
     Interrupted at any point, the same command goes on where it was, in the middle of a file too.
     """
+    from rich.console import Console
+
     from ..dataset.remote.transfer import pull
+    from ..pictures.progress import showing_bytes
 
     plan = pull(url, destination, dry_run=True)
     if not dry_run:
-        with _progress(plan.bytes, f"pull {url}") as moved:
+        with showing_bytes(f"pull {url}", plan.bytes, Console(stderr=True)) as moved:
             pull(url, destination, moved=moved)
     _tell(plan, str(destination), dry_run=dry_run, as_json=as_json)
 
@@ -76,38 +76,3 @@ def _tell(done: Transfer, where: str, *, dry_run: bool, as_json: bool) -> None:
             "dry_run": dry_run,
         }
         typer.echo(json.dumps(facts))
-
-
-@contextmanager
-def _progress(total: int, what: str) -> Generator[Callable[[int], None]]:
-    """Show bytes, rate and time to go on a terminal, and a line per interval anywhere else."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _PlainProgress(total, what)
-        return
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress("{task.description}", *columns, console=console) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)
-
-
-class _PlainProgress:
-    """A line per interval to stderr."""
-
-    def __init__(self, total: int, what: str) -> None:
-        self._total, self._what = total, what
-        self._done = 0
-        self._begun = self._said = time.monotonic()
-
-    def __call__(self, count: int) -> None:
-        self._done += count
-        now = time.monotonic()
-        if now - self._said > _PLAIN_INTERVAL_S:
-            self._said = now
-            rate = self._done / (now - self._begun)
-            left = (self._total - self._done) / rate if rate else 0.0
-            megabytes = f"{self._done / 1e6:.0f} of {self._total / 1e6:.0f} MB"
-            typer.echo(f"{self._what}: {megabytes}, {rate / 1e6:.1f} MB/s, {left:.0f} s to go", err=True)

@@ -1,5 +1,5 @@
-# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 """The dataset card: `README.md` of a dataset, a pure function of the dataset and of what its author adds."""
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..schemas.checksums import CARD_NAME, SHEET_NAME
 from ..schemas.encoding import ENCODINGS
 from ..schemas.rows import ROW_SCHEMA
 from .card_reading import how_to_read
 from .class_names import read_class_names
-from .front_matter import UNKNOWN_LICENSE, read_front_matter, with_front_matter
+from .front_matter import UNKNOWN_LICENSE, parse_front_matter, with_front_matter
 from .zarr.sets import is_zarr_only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from ..schemas.manifest import Manifest
     from .reader import Dataset
 
-__all__ = ["GENERIC_TITLE", "About", "about_before", "dataset_card", "name_before"]
+__all__ = ["About", "dataset_card", "kept_of"]
 
 GENERIC_TITLE = "Images as sets of 2D Gaussians"
 """The title of a card of a dataset without a name."""
@@ -72,16 +70,12 @@ def dataset_card(dataset: Dataset, about: About | None = None) -> str:
     return with_front_matter(front, "\n\n".join(section for section in sections if section))
 
 
-def name_before(destination: Path) -> str | None:
-    """Return the name that a dataset had before it was encoded again, by its card; None without one."""
-    name = read_front_matter(destination / CARD_NAME).get("pretty_name")
-    return None if name is None or name == GENERIC_TITLE else str(name)
-
-
-def about_before(destination: Path) -> About:
-    """Return what the card of a dataset that is encoded again is to keep: license and contact sheet."""
-    known = read_front_matter(destination / CARD_NAME).get("license", UNKNOWN_LICENSE)
-    return About(str(known), sheet=SHEET_NAME if (destination / SHEET_NAME).exists() else None)
+def kept_of(card: bytes | None) -> tuple[str | None, str]:
+    """Return what stays of the card of a dataset that is encoded again: its name (None for none), license."""
+    front = parse_front_matter(card)
+    name = front.get("pretty_name")
+    license_name = str(front.get("license", UNKNOWN_LICENSE))
+    return None if name is None or name == GENERIC_TITLE else str(name), license_name
 
 
 # ---------------------------------------------------------------- front matter

@@ -6,9 +6,10 @@ The file is optional, and nothing is decided by it: labels are indices into `cla
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..schemas.checksums import CLASS_NAMES_NAME
+from ..schemas.documents import from_json
 from ..schemas.errors import DatasetError
 from ..schemas.files import read_file
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["dump_class_names", "read_class_names"]
+__all__ = ["dump_class_names", "parse_class_names", "read_class_names"]
 
 
 def dump_class_names(names: Mapping[str, str]) -> bytes:
@@ -31,12 +32,16 @@ def read_class_names(dst: Path) -> dict[str, str]:
         DatasetError: the file is damaged.
     """
     path = dst / CLASS_NAMES_NAME
-    if not path.is_file():
-        return {}
+    return parse_class_names(read_file(path), str(path)) if path.is_file() else {}
+
+
+def parse_class_names(data: bytes, name: str) -> dict[str, str]:
+    """Return class to name of the content of such a file.
+
+    Raises:
+        DatasetError: naming it by `name`: it is damaged.
+    """
     try:
-        found: Any = json.loads(read_file(path))
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is damaged: fetch it again, or delete it") from error
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
-        raise DatasetError(f"{path} is no object of class and name: fetch it again, or delete it")
-    return found
+        return from_json(dict[str, str], data)
+    except DatasetError as error:
+        raise DatasetError(f"{name} is damaged ({error}): fetch it again, or delete it") from error

@@ -33,6 +33,7 @@ __all__ = [
     "commit_shard",
     "flush_file",
     "flush_folder",
+    "require_lease",
     "sweep_temporaries",
     "write_manifest",
 ]
@@ -101,7 +102,7 @@ def commit_shard(
         _temporary(parquet, attempt) as new_parquet,
         _temporary(mark_path, attempt) as new_mark,
     ):
-        _require_lease(dst, still_ours)
+        require_lease(dst, still_ours)
         mark_path.unlink(missing_ok=True)
         flush_folder(dst)
         labels: list[npt.NDArray[np.int64]] = []
@@ -111,11 +112,11 @@ def commit_shard(
         files = {tar.name: _describe(new_tar), parquet.name: _describe(new_parquet)}
         mark = _done_mark(name, split, written, rows, files)
         _write_durably(new_mark, to_json(mark))
-        _require_lease(dst, still_ours)
+        require_lease(dst, still_ours)
         new_tar.replace(tar)
         new_parquet.replace(parquet)
         flush_folder(dst)
-        _require_lease(dst, still_ours)
+        require_lease(dst, still_ours)
         new_mark.replace(mark_path)
         flush_folder(dst)
     return mark
@@ -161,10 +162,15 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _require_lease(dst: Path, still_ours: Callable[[], bool]) -> None:
+def require_lease(name: object, still_ours: Callable[[], bool]) -> None:
+    """Make sure that the lease of a dataset is still ours.
+
+    Raises:
+        GvitError: It is not.
+    """
     if not still_ours():
         raise GvitError(
-            f"another gvit encode has taken over {dst}: let it finish, or stop it and run this again"
+            f"another gvit encode has taken over {name}: let it finish, or stop it and run this again"
         )
 
 

@@ -1,5 +1,5 @@
-# pyright: reportUnknownParameterType=false
 """Writing a dataset, or a part of it, in another form: as tar files, as Zarr, or a member per image."""
+# pyright: reportUnknownParameterType=false
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import yaml
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["UNKNOWN_LICENSE", "read_front_matter", "with_front_matter"]
+__all__ = ["UNKNOWN_LICENSE", "parse_front_matter", "read_front_matter", "with_front_matter"]
 
 UNKNOWN_LICENSE = "unknown"
 """The license of a card that nobody has told one."""
@@ -20,11 +20,16 @@ def with_front_matter(front: dict[str, Any], text: str) -> str:
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n{text}\n"
 
 
-def read_front_matter(card: Path) -> dict[str, Any]:
+def parse_front_matter(card: bytes | None) -> dict[str, Any]:
     """Return what the front matter of a card says, nothing where there is none that can be read."""
     try:
-        _, front, _ = card.read_text(encoding="utf-8").split("---\n", 2)
+        _, front, _ = (card or b"").decode().split("---\n", 2)
         found = yaml.safe_load(front)
-    except (OSError, ValueError, yaml.YAMLError):
+    except (ValueError, RecursionError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def read_front_matter(card: Path) -> dict[str, Any]:
+    """Return what the front matter of a card in a file says, likewise."""
+    return parse_front_matter(card.read_bytes() if card.is_file() else None)

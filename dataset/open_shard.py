@@ -1,5 +1,5 @@
-# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 """Opening one shard of a dataset: its done mark, its rows, and what reads its sets."""
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-__all__ = ["Shard", "open_shard", "open_tar", "read_rows"]
+__all__ = ["Shard", "open_shard", "open_tar", "parse_shard_rows", "read_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,16 @@ def read_rows(dst: Path, mark: DoneMark) -> pa.Table:
         DatasetError: the file is missing, damaged, or not what the done mark says.
     """
     path = dst / f"{mark.name}.parquet"
-    table = parse_rows(read_file(path, mark.parquet), path)
+    return parse_shard_rows(read_file(path, mark.parquet), mark, path)
+
+
+def parse_shard_rows(data: bytes, mark: DoneMark, path: Path | str) -> pa.Table:
+    """Return the rows of a shard that is done, from the content of their file.
+
+    Raises:
+        DatasetError: naming the file by `path`: they are damaged, or not what the done mark says.
+    """
+    table = parse_rows(data, path)
     check_rows(table, shard=mark.name, split=mark.split, images=mark.images, failed=mark.failed, path=path)
     return table
 

@@ -1,5 +1,5 @@
-# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false, reportAttributeAccessIssue=false
 """Reading a dataset back: every set by index, by key, in blocks or many at once."""
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

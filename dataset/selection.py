@@ -1,5 +1,5 @@
-# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 """Choosing a part of a dataset: by split, class, key, quality and number."""
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 """Checking a dataset: every fault that there is, named with its file and its row.
 
 Reading stops at the first fault; checking goes on, so that one look tells all that must be fetched again.
 """
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-# ruff: noqa: ANN001, ANN201
 """A reader of gvit datasets, schema version 1, from docs/format.md: numpy and the standard library alone."""
+# ruff: noqa: ANN001, ANN201
 
 import json
 from pathlib import Path

@@ -1,5 +1,5 @@
-# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 """Pictures of a dataset: one image in four panels, or many on a contact sheet."""
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

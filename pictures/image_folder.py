@@ -1,5 +1,5 @@
-# pyright: reportAttributeAccessIssue=false
 """Writing sets back as images: a folder tree in the layout of ImageFolder, at any size."""
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

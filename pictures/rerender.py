@@ -1,5 +1,5 @@
-# pyright: reportAttributeAccessIssue=false
 """Holding a dataset to its word: render a sample of its sets again and compare with the original images."""
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

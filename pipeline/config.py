@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from ..dataset.remote.urls import as_url
 from ..fitting.config import FIT_VERSION, FitConfig
 from ..rendering.cores import usable_cores
 from ..schemas.encoding import ENCODINGS, default_encoding
 from ..schemas.errors import GvitError
 from ..schemas.manifest import SCHEMA_VERSION
+from .place.run_state import Fingerprint  # noqa: TC001
 from .plan import BLOCK_SIZE, Plan
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ __all__ = [
     "DEVICES",
     "ENGINES",
     "EncodeConfig",
-    "Fingerprint",
     "RunConfig",
     "fingerprint",
 ]
@@ -42,9 +41,6 @@ _IMAGES_PER_THREAD = (
 )
 _THREADS_PER_DECODER = 4  # a fit takes some 20 times as long as a decode
 _MAX_DECODERS = 16
-
-Fingerprint = dict[str, str | int | float | bool | None]
-"""All that the bytes of a dataset depend on, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +110,8 @@ class EncodeConfig:
 
     Attributes:
         source: The folder of images, or of .tar or .parquet files, or one such file.
-        destination: The folder of the dataset; created where it does not exist. Or a path made of a URL as
-            `s3://bucket/name`, which `gvit.dataset.remote.urls.as_url` gives back.
+        destination: The folder of the dataset; created where it does not exist. Or a URL as
+            `s3://bucket/name`, or a path made of one.
         fit: How many Gaussians, at which size, with how much work.
         labels: A file of labels, see `labels.read_labels`, or None.
         class_names: A file that gives names to the classes, see `class_names_file`, or None. No part of the
@@ -129,7 +125,7 @@ class EncodeConfig:
     """
 
     source: Path
-    destination: Path
+    destination: Path | str
     fit: FitConfig
     labels: Path | None = None
     class_names: Path | None = None
@@ -143,11 +139,6 @@ class EncodeConfig:
         _one_of("crop", self.crop, CROPS)
         _one_of("store", self.encoding, tuple(ENCODINGS))
         _one_of("format", self.format, FORMATS)
-        if self.format == "zarr" and as_url(self.destination) is not None:
-            raise GvitError(
-                "format zarr needs a folder as destination; encode to the URL as webdataset, "
-                "then use gvit pull and gvit export --to zarr"
-            )
         limit = ENCODINGS[self.encoding].max_size
         if limit is not None and self.fit.size > limit:
             raise GvitError(

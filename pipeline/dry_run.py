@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..fitting.device import resolve_device
 from ..images.decode import Decoded
 from ..images.decode_pool import MEMORY_LIMIT_BYTES, DecodePool
 from ..schemas.encoding import get_encoding
-from .encode import Survey, look, make_fitter, resolve_device
+from .encode import Survey, make_fitter, survey
 from .plan import BLOCK_SIZE
 
 if TYPE_CHECKING:
@@ -51,39 +52,39 @@ def estimate(config: EncodeConfig, *, fitter_factory: FitterFactory | None = Non
     Raises:
         GvitError: As `encode` does for the source and the destination.
     """
-    survey = look(config)
-    names = (entry.class_name for entry in survey.listing.entries)
+    found = survey(config)
+    names = (entry.class_name for entry in found.listing.entries)
     return Estimate(
-        images=survey.plan.images,
-        splits=survey.listing.splits,
+        images=found.plan.images,
+        splits=found.listing.splits,
         classes=dict(sorted(Counter(name for name in names if name is not None).items())),
-        ignored=survey.listing.ignored,
-        shards=len(survey.plan.shards),
-        bytes=_bytes(config, survey),
-        seconds=_seconds(config, survey, make_fitter if fitter_factory is None else fitter_factory),
+        ignored=found.listing.ignored,
+        shards=len(found.plan.shards),
+        bytes=_bytes(config, found),
+        seconds=_seconds(config, found, make_fitter if fitter_factory is None else fitter_factory),
     )
 
 
-def _bytes(config: EncodeConfig, survey: Survey) -> int:
+def _bytes(config: EncodeConfig, found: Survey) -> int:
     encoding = get_encoding(config.encoding)
-    images = survey.plan.images
+    images = found.plan.images
     per_image = config.fit.num_gaussians * encoding.columns * encoding.dtype.itemsize + _BYTES_PER_ROW
     blocks = -(-images // BLOCK_SIZE)
-    return images * per_image + blocks * _TAR_BYTES_PER_BLOCK + len(survey.plan.shards) * _BYTES_PER_SHARD
+    return images * per_image + blocks * _TAR_BYTES_PER_BLOCK + len(found.plan.shards) * _BYTES_PER_SHARD
 
 
-def _seconds(config: EncodeConfig, survey: Survey, fitter_factory: FitterFactory) -> float | None:
+def _seconds(config: EncodeConfig, found: Survey, fitter_factory: FitterFactory) -> float | None:
     device = resolve_device(config.run.device)
-    entries = survey.listing.entries
+    entries = found.listing.entries
     wanted = min(config.run.threads * _PROBE_ROUNDS, _PROBE_MAX, len(entries))
     probed = [entries[i * len(entries) // wanted] for i in range(wanted)]
     with DecodePool(
         workers=config.run.decoders(device),
         size=config.fit.size,
         crop=config.crop,
-        memory_limit_bytes=MEMORY_LIMIT_BYTES + survey.source.reading_bytes,
+        memory_limit_bytes=MEMORY_LIMIT_BYTES + found.source.reading_bytes,
     ) as pool:
-        decoded = pool.prefetch([survey.source.reference(entry) for entry in probed]).result()
+        decoded = pool.prefetch([found.source.reference(entry) for entry in probed]).result()
     pairs = [
         (e.key, image.pixels) for e, image in zip(probed, decoded, strict=True) if isinstance(image, Decoded)
     ]
@@ -94,4 +95,4 @@ def _seconds(config: EncodeConfig, survey: Survey, fitter_factory: FitterFactory
     fitter.fit(images[:1], keys[:1])  # compiles
     start = time.perf_counter()
     fitter.fit(images, keys)
-    return (time.perf_counter() - start) / len(keys) * survey.plan.images
+    return (time.perf_counter() - start) / len(keys) * found.plan.images

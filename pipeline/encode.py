@@ -1,4 +1,4 @@
-"""The whole job: look at the source, plan, take the lease, let the engine work, write manifest and card."""
+"""The whole job: survey the source, plan, take the lease, let the engine work, write manifest and card."""
 
 from __future__ import annotations
 
@@ -13,54 +13,45 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ..dataset.class_name_lists import class_names_file
-from ..dataset.remote.urls import as_url, place_name
 from ..fitting.device import resolve_device
 from ..images.open import open_source
+from ..pictures.progress import Display
 from ..schemas.errors import GvitError
-from .config import EncodeConfig, Fingerprint, RunConfig, fingerprint
+from .config import EncodeConfig, RunConfig, fingerprint
 from .engines.inline import run_inline
-from .place.destination import explain
-from .place.private_files import private_files
-from .place.run_state import RunRecord, RunState, check_same
-from .place.targets import Target, open_target
+from .finished import FinishedShards, complete, reopen_shard
+from .place.contents import clear_dataset, holds_work, inspect_place
+from .place.lease import Lease
+from .place.open import open_place
+from .place.run_state import RunRecord, RunState, check_same, new_state, save_state
 from .plan import Plan, ShardPlan, make_plan
-from .progress import EventLog, Reporter, Standing, Tally, reporting
-from .retry import forget_failures
-from .snapshot import SnapshotWriter
-from .worker import FitterFactory, ImageFitter, WorkerSpec, journal_of
+from .progress import EventLog, Meter, Progress, StandingFile
+from .worker import FitterFactory, ImageFitter, WorkerSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from ..fitting.config import FitConfig
     from ..images.sources.folder import Listing, Source
     from ..schemas.manifest import DoneMark
     from .engines.worker_state import WorkerState
     from .place.lease import Claim
+    from .place.place import Place
+    from .place.run_state import Fingerprint
 
-__all__ = [
-    "EncodeSummary",
-    "Survey",
-    "encode",
-    "look",
-    "make_fitter",
-    "resolve_device",
-    "resolve_engine",
-    "worker_spec",
-]
+__all__ = ["EncodeSummary", "Survey", "encode", "make_fitter", "resolve_engine", "survey", "worker_spec"]
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeSummary:
     """What an encode ended with.
 
-    `images`, `failed` and `psnr_mean` (dB, None without an image) speak of the whole dataset, whichever run
-    did the work; `seconds`, `images_per_second` and `steps_mean` (the cost per fit, None without one) of
-    this run. `failures` holds the first few, each as (source, reason).
+    `destination` is the folder or URL. `images`, `failed` and `psnr_mean` (dB, None without an image) speak
+    of the whole dataset, whichever run did the work; `seconds`, `images_per_second` and `steps_mean` (the
+    cost per fit, None without one) of this run. `failures` holds the first few, each as (source, reason).
     """
 
-    destination: Path
+    destination: str
     images: int
     failed: int
     seconds: float
@@ -72,35 +63,44 @@ class EncodeSummary:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The images of a source, the plan made of them, and the fingerprint of the dataset that they give."""
+    """The place and the images of a job, their plan, and the fingerprint of the dataset that they give."""
 
+    place: Place
     source: Source
     listing: Listing
     plan: Plan
     fingerprint: Fingerprint
 
 
-def look(config: EncodeConfig) -> Survey:
+def survey(config: EncodeConfig) -> Survey:
     """Look at the source and at the destination, and change neither.
 
     Raises:
         GvitError: The source has no images, a class no name, or the destination cannot take this dataset.
     """
-    _check_apart(config)
+    place = open_place(config.destination)
+    _check_folder(config, place)
     source = open_source(config.source, config.labels)
     listing = source.scan()
     plan = make_plan(listing.entries, config.fit.seed, config.shard_size)
-    survey = Survey(source, listing, plan, fingerprint(config, plan, listing.classes))
+    found = Survey(place, source, listing, plan, fingerprint(config, plan, listing.classes))
     class_names_file(config.class_names, listing.classes)
-    _admit(config, survey, open_target(config.destination))
-    return survey
+    _admit(config.run, found)
+    return found
 
 
-def _check_apart(config: EncodeConfig) -> None:
-    """Refuse a destination within the source: its shards would be taken for tar files of images."""
-    source, destination = config.source.resolve(), config.destination.resolve()
-    if as_url(config.destination) is None and source.is_dir() and destination.is_relative_to(source):
-        raise GvitError(f"{config.destination} lies in {config.source}; choose a folder outside of it")
+def _check_folder(config: EncodeConfig, place: Place) -> None:
+    """Refuse arrays at a URL, and a folder within the source: shards would be taken for tars of images."""
+    if place.folder is None:
+        if config.format == "zarr":
+            raise GvitError(
+                "format zarr needs a folder as destination; encode to the URL as webdataset, "
+                "then use gvit pull and gvit export --to zarr"
+            )
+        return
+    source = config.source.resolve()
+    if source.is_dir() and place.folder.resolve().is_relative_to(source):
+        raise GvitError(f"{place.name} lies in {config.source}; choose a folder outside of it")
 
 
 def encode(
@@ -119,13 +119,13 @@ def encode(
     """
     console = Console(stderr=True) if console is None else console
     fitter_factory = make_fitter if fitter_factory is None else fitter_factory
-    survey = look(config)
+    found = survey(config)
     try:
-        target = open_target(config.destination)
-        with target.lease() as lease:
-            return _Run(config, survey, target, lease.claim, console, fitter_factory).run()
+        found.place.prepare()
+        with Lease(found.place) as lease:
+            return _Run(config, found, lease.claim, console, fitter_factory).run()
     except OSError as error:
-        explained = explain(error, config.destination)
+        explained = found.place.explain(error)
         if explained is None:
             raise
         raise explained from error
@@ -155,7 +155,7 @@ def worker_spec(config: EncodeConfig, source: Source, claim: Claim) -> WorkerSpe
     """Work out what a worker needs to know."""
     device = resolve_device(config.run.device)
     return WorkerSpec(
-        destination=config.destination,
+        place=claim.place,
         source=source,
         fit=config.fit,
         crop=config.crop,
@@ -169,19 +169,18 @@ def worker_spec(config: EncodeConfig, source: Source, claim: Claim) -> WorkerSpe
     )
 
 
-def _admit(config: EncodeConfig, survey: Survey, target: Target) -> RunState | None:
+def _admit(run: RunConfig, found: Survey) -> RunState | None:
     """Return the state that this run is to go on from, None where it begins afresh."""
-    overwrite = config.run.overwrite
-    state = target.inspect(overwrite=overwrite)
+    state = inspect_place(found.place, overwrite=run.overwrite)
     if state is None:
         return None
-    if overwrite:
+    if run.overwrite:
         # An interrupted --overwrite goes on when it is called again; it does not begin over and over.
-        goes_on = state.replaced and not target.is_complete()
-        return state if goes_on and state.fingerprint == survey.fingerprint else None
-    if state.fingerprint != survey.fingerprint and not target.holds_work():
+        goes_on = state.replaced and not found.place.is_complete()
+        return state if goes_on and state.fingerprint == found.fingerprint else None
+    if state.fingerprint != found.fingerprint and not holds_work(found.place):
         return None
-    check_same(place_name(config.destination), state.fingerprint, survey.fingerprint)
+    check_same(found.place.name, state.fingerprint, found.fingerprint)
     return state
 
 
@@ -191,24 +190,24 @@ class _Run:
     def __init__(
         self,
         config: EncodeConfig,
-        survey: Survey,
-        target: Target,
+        found: Survey,
         claim: Claim,
         console: Console,
         fitter_factory: FitterFactory,
     ) -> None:
         self._config = config
-        self._survey = survey
-        self._target = target
-        self._spec = worker_spec(config, survey.source, claim)
+        self._survey = found
+        self._place = found.place
+        self._spec = worker_spec(config, found.source, claim)
         self._console = console
         self._fitter_factory = fitter_factory
-        self._journal = journal_of(config.destination)
-        self._events = EventLog(private_files(config.destination))
+        self._journal = self._spec.journal
+        self._events = EventLog(found.place)
         self._engine = resolve_engine(config.run)
-        self._standing = Standing(survey.plan.images)
-        self._snapshots = SnapshotWriter(config.destination, self._engine, self._standing)
-        self._marks: dict[str, DoneMark] = {}
+        self._meter = Meter(found.plan.images, self._engine)
+        self._standing_file = StandingFile(found.place)
+        self._display = Display("encode", found.plan.images, console)
+        self._shards = FinishedShards(found.place)
         self._started = datetime.now(UTC)
         self._clock = time.monotonic()
 
@@ -229,33 +228,36 @@ class _Run:
     # ------------------------------------------------------------ before
 
     def _prepare(self) -> RunState:
-        """Make the destination ready; admitted again, since another run may have been at work until now."""
-        state = _admit(self._config, self._survey, self._target)
+        """Make the place ready; admitted again, since another run may have been at work until now."""
+        run = self._config.run
+        state = _admit(run, self._survey)
         if state is None:
-            self._target.clear()
-            state = RunState(self._survey.fingerprint, replaced=self._config.run.overwrite)
-            self._target.save(state)
-        self._target.sweep()
+            clear_dataset(self._place)
+            state = new_state(self._survey.fingerprint, replaced=run.overwrite)
+            save_state(self._place, state)
+            self._shards = FinishedShards(self._place)
+        self._place.sweep(self._spec.claim.token)
         return state
 
     def _sort_shards(self) -> list[ShardPlan]:
         """Take note of the shards that are done and return those that are to do."""
         todo: list[ShardPlan] = []
         for shard in self._survey.plan.shards:
-            mark = self._target.done_mark(shard)
-            if mark is None or (self._config.run.retry_failed and mark.failed):
-                todo.append(shard)
-                if self._config.run.retry_failed:
-                    self._forget_failures(shard, mark)
-            else:
-                self._marks[shard.name] = mark
+            mark = self._shards.find(shard)
+            if mark is not None and not (self._config.run.retry_failed and mark.failed):
                 self._journal.remove(shard.name)
+                continue
+            todo.append(shard)
+            if self._config.run.retry_failed:
+                self._forget_failures(shard, mark)
         return todo
 
     def _forget_failures(self, shard: ShardPlan, mark: DoneMark | None) -> None:
-        forget_failures(self._journal, shard)
+        """Have only the failures of a shard fitted again: all else of it is in the journal then."""
+        self._journal.forget_failures(shard)
         if mark is not None:
-            self._target.reopen(self._journal, shard, mark, self._config)
+            reopen_shard(self._place, self._journal, shard, mark, self._shards.rows(mark), self._config)
+            self._shards.forget(mark)
 
     # ------------------------------------------------------------ the work
 
@@ -263,62 +265,74 @@ class _Run:
         todo = self._sort_shards()
         if not todo:
             return
-        self._target.withdraw()
+        self._place.unpublish()
         self._events.write("start", images=self._survey.plan.images, shards_to_do=len(todo))
-        with reporting(self._standing, self._console, self._snapshots.watch) as report:
-            for mark in self._marks.values():
-                report(self._target.tally(mark))
+        with self._display:
+            for mark in self._shards.marks:
+                self._report(mark.name, self._shards.progress(mark))
             if self._engine == "ray":
-                self._run_ray(todo, report)
+                self._run_ray(todo)
             else:
                 run_inline(
-                    self._spec, todo, report, fitter_factory=self._fitter_factory, committed=self._committed
+                    self._spec,
+                    todo,
+                    self._report,
+                    fitter_factory=self._fitter_factory,
+                    committed=self._committed,
                 )
 
-    def _run_ray(self, todo: Sequence[ShardPlan], report: Reporter) -> None:
+    def _run_ray(self, todo: Sequence[ShardPlan]) -> None:
         from .engines.driver import Job
         from .engines.ray import run_ray  # takes a second, and no inline run needs it
-
-        def crew(states: Sequence[WorkerState]) -> None:
-            self._standing.workers = {state.name: state.describe() for state in states}
-            report(Tally(0, 0, 0.0, fresh=False))
 
         job = Job(
             spec=self._spec,
             run=self._config.run,
             fitter_factory=self._fitter_factory,
-            report=report,
+            report=self._report,
             committed=self._committed,
-            crew=crew,
+            workers=self._note_workers,
             notice=self._notice,
         )
         self._spec = replace(self._spec, device=run_ray(job, todo))
 
+    def _report(self, shard: str, progress: Progress) -> None:
+        self._meter.report(shard, progress)
+        self._show()
+
+    def _note_workers(self, states: Sequence[WorkerState]) -> None:
+        self._meter.workers = {state.name: state.describe() for state in states}
+        self._show()
+
+    def _show(self) -> None:
+        standing = self._meter.standing()
+        self._display.show(standing.done, standing.describe(), standing.workers)
+        self._standing_file.write(standing)
+
     def _notice(self, news: str) -> None:
         self._events.write("notice", news=news)
-        self._console.print(news, markup=False, highlight=False, soft_wrap=True)
+        self._display.say(news)
 
     def _committed(self, mark: DoneMark) -> None:
-        self._marks[mark.name] = mark
+        self._shards.add(mark)
         self._events.write("shard", name=mark.name, images=mark.images, failed=mark.failed)
 
     # ------------------------------------------------------------ after
 
     def _finish(self) -> EncodeSummary:
-        marks = [self._marks[shard.name] for shard in self._survey.plan.shards]
-        self._spec.claim.require(self._config.destination)  # or the journal may be that of another run by now
+        self._spec.claim.require()  # or the journal may be that of another run by now
         self._journal.clear()  # workers of a run that was killed may have lived on for a moment
-        self._target.sweep()
-        manifest, failures = self._target.complete(self._config, self._survey.listing.classes, marks)
-        seconds, standing = time.monotonic() - self._clock, self._standing
+        self._place.sweep(self._spec.claim.token)
+        manifest, failures = complete(self._place, self._config, self._survey.listing.classes, self._shards)
+        seconds, done = time.monotonic() - self._clock, self._meter.sum
         return EncodeSummary(
-            destination=self._config.destination,
+            destination=self._place.name,
             images=manifest.images,
             failed=manifest.failed,
             seconds=round(seconds, 3),
-            images_per_second=round(standing.fresh / seconds, 3),
+            images_per_second=round(done.fresh / seconds, 3),
             psnr_mean=None if manifest.psnr is None else manifest.psnr.mean,
-            steps_mean=round(standing.cost_sum / standing.fitted, 1) if standing.fitted else None,
+            steps_mean=round(done.cost_sum / done.fitted, 1) if done.fitted else None,
             failures=failures,
         )
 
@@ -332,13 +346,13 @@ class _Run:
             device=self._spec.device,
             workers=self._spec.threads,
             seconds=round(time.monotonic() - self._clock, 3),
-            images=self._standing.fresh,
+            images=self._meter.sum.fresh,
             outcome=outcome,
             source=str(self._config.source.absolute()),
         )
         self._events.write("end", **asdict(record))
         with contextlib.suppress(OSError, GvitError):
             if self._spec.claim.still_ours():
-                self._standing.workers = {}
-                self._snapshots.write()
-                self._target.save(replace(state, runs=(*state.runs, record)))
+                self._meter.workers = {}
+                self._standing_file.write(self._meter.standing(), now=True)
+                save_state(self._place, replace(state, runs=(*state.runs, record)))

@@ -1,111 +1,146 @@
-# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 """Finished shards: which there are, what became of their images, and the dataset that they make together."""
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
-from ..dataset.card import about_before, dataset_card, name_before
+from ..dataset.card import About, dataset_card, kept_of
 from ..dataset.class_name_lists import class_names_file
-from ..dataset.commit import atomic_write, write_manifest
-from ..dataset.open_shard import read_rows
-from ..dataset.reader import open_shards
+from ..dataset.class_names import parse_class_names
+from ..dataset.open_shard import Shard, open_tar, parse_shard_rows
+from ..dataset.reader import Dataset
 from ..fitting.config import FIT_VERSION
-from ..schemas.checksums import CLASS_NAMES_NAME, ZARR_NAME
+from ..schemas.checksums import CARD_NAME, CLASS_NAMES_NAME, SHEET_NAME, ZARR_NAME
+from ..schemas.encoding import get_encoding
 from ..schemas.errors import DatasetError
-from ..schemas.files import check_file
-from ..schemas.manifest import (
-    MANIFEST_NAME,
-    DoneMark,
-    FitInfo,
-    Manifest,
-    build_manifest,
-    read_done_mark,
-)
-from .place.destination import README
-from .progress import Tally
+from ..schemas.files import check_bytes
+from ..schemas.manifest import DoneMark, FitInfo, Manifest, build_manifest, parse_done_mark
+from ..schemas.rows import Row, table_to_rows
+from ..schemas.shards import ShardReader
+from .journal import BlockResult, Journal, Outcome
+from .progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     import pyarrow as pa
 
-    from ..dataset.reader import Dataset
     from .config import EncodeConfig
+    from .place.place import Place
     from .plan import ShardPlan
 
-__all__ = ["complete", "done_mark", "first_failures", "manifest_of", "tally_of", "tally_of_rows"]
+__all__ = ["FinishedShards", "complete", "first_failures", "reopen_shard"]
 
 _FAILURES_SHOWN = 5
 
 
-def done_mark(destination: Path, shard: ShardPlan) -> DoneMark | None:
-    """Return the done mark of a shard, None where it is not done or its files are not all there any more."""
-    with contextlib.suppress(DatasetError):
-        mark = read_done_mark(destination, shard.name)
-        for name, info in mark.files.items():
-            check_file(destination / name, info)
+class FinishedShards:
+    """The shards of a dataset that are done; their rows are read once."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._lengths = place.lengths()
+        self._tables: dict[str, pa.Table] = {}
+        self._marks: dict[str, DoneMark] = {}
+
+    def find(self, shard: ShardPlan) -> DoneMark | None:
+        """Return the done mark of a shard; None where it is not done, files lack or its rows are damaged."""
+        name = f"{shard.name}.json"
+        data = self._place.read(name) if name in self._lengths else None
+        try:
+            mark = None if data is None else parse_done_mark(data, name)
+            if mark is None or mark.name != shard.name:
+                return None
+            if any(self._lengths.get(file) != info.bytes for file, info in mark.files.items()):
+                return None
+            self.rows(mark)
+        except DatasetError:
+            return None
+        self._marks[mark.name] = mark
         return mark
-    return None
 
+    def add(self, mark: DoneMark) -> None:
+        """Note a shard that was done just now; its rows are read when they are asked for."""
+        self._marks[mark.name] = mark
 
-def tally_of(destination: Path, mark: DoneMark) -> Tally:
-    """Sum up what became of the images of a finished shard.
+    def forget(self, mark: DoneMark) -> None:
+        """Forget a shard that is to be done again."""
+        self._marks.pop(mark.name, None)
+        self._tables.pop(mark.name, None)
 
-    Raises:
-        DatasetError: Its rows are damaged.
-    """
-    return tally_of_rows(mark, read_rows(destination, mark))
+    def rows(self, mark: DoneMark) -> pa.Table:
+        """Return the rows of a finished shard.
 
+        Raises:
+            DatasetError: They are damaged.
+        """
+        if mark.name not in self._tables:
+            name = f"{mark.name}.parquet"
+            data = self._place.read(name)
+            if data is None:
+                raise DatasetError(f"{self._place.name}/{name} is missing: run gvit encode again")
+            check_bytes(data, mark.parquet, f"{self._place.name}/{name}")
+            self._tables[mark.name] = parse_shard_rows(data, mark, f"{self._place.name}/{name}")
+        return self._tables[mark.name]
 
-def tally_of_rows(mark: DoneMark, rows: pa.Table) -> Tally:
-    """Sum up what became of the images of a finished shard, given its rows."""
-    psnr_sum: float | None = pc.sum(rows["psnr"]).as_py()
-    return Tally(mark.images, mark.failed, psnr_sum or 0.0, fresh=False)
+    def progress(self, mark: DoneMark) -> Progress:
+        """Sum up what became of the images of a finished shard."""
+        psnr_sum: float | None = pc.sum(self.rows(mark)["psnr"]).as_py()
+        return Progress(mark.images, mark.failed, psnr_sum or 0.0)
+
+    @property
+    def marks(self) -> list[DoneMark]:
+        """The done marks, by name."""
+        return [self._marks[name] for name in sorted(self._marks)]
+
+    @property
+    def tables(self) -> list[pa.Table]:
+        """The rows of each, in the same order."""
+        return [self.rows(mark) for mark in self.marks]
 
 
 def complete(
-    config: EncodeConfig, classes: Sequence[str], marks: Sequence[DoneMark]
+    place: Place, config: EncodeConfig, classes: Sequence[str], shards: FinishedShards
 ) -> tuple[Manifest, tuple[tuple[str, str], ...]]:
-    """Write the card and the manifest, both pure functions of the finished shards.
+    """Write what makes a dataset of finished shards: all of it a pure function of them.
+
+    A card that was edited stays where the dataset was complete already; else its license, name and sheet do.
 
     Returns:
         The manifest, and the first few failures as (source, reason).
 
     Raises:
         DatasetError: A shard is damaged.
-        OSError: The destination cannot be written.
+        GvitError: The place cannot be written.
+        OSError: The folder cannot be written.
     """
-    columns = ["source", "status", "error", "psnr"]
-    tables = [read_rows(config.destination, mark).select(columns) for mark in marks]
-    manifest = manifest_of(config, classes, marks, tables, name_before(config.destination))
-    dataset = open_shards(config.destination, manifest)
-    names = class_names_file(config.class_names, classes)
-    if names is not None:
-        atomic_write(config.destination / CLASS_NAMES_NAME, names)
-    if not (config.destination / README).exists() or not (config.destination / MANIFEST_NAME).exists():
-        atomic_write(
-            config.destination / README, dataset_card(dataset, about_before(config.destination)).encode()
+    card = place.read(CARD_NAME)
+    name, license_name = kept_of(card)
+    manifest = _manifest_of(config, classes, shards, name)
+    names = class_names_file(config.class_names, classes) or place.read(CLASS_NAMES_NAME)
+    dataset = _dataset_of(place, manifest, shards)
+    if card is None or not place.is_complete():
+        about = About(
+            license_name,
+            sheet=SHEET_NAME if SHEET_NAME in place.lengths() else None,
+            class_names={} if names is None else parse_class_names(names, CLASS_NAMES_NAME),
         )
-    _convert(config, dataset)
-    write_manifest(config.destination, manifest)
-    return manifest, first_failures(tables)
+        card = dataset_card(dataset, about).encode()
+    _convert(place.folder, dataset, wanted=config.format == "zarr")
+    files = {CARD_NAME: card} if names is None else {CLASS_NAMES_NAME: names, CARD_NAME: card}
+    place.publish(manifest, files, shards.marks)
+    return manifest, first_failures(shards.tables)
 
 
-def manifest_of(
-    config: EncodeConfig,
-    classes: Sequence[str],
-    marks: Sequence[DoneMark],
-    tables: Sequence[pa.Table],
-    name: str | None = None,
+def _manifest_of(
+    config: EncodeConfig, classes: Sequence[str], shards: FinishedShards, name: str | None
 ) -> Manifest:
-    """Return the manifest of finished shards, given their done marks and rows."""
     fit = config.fit
     return build_manifest(
         gaussians=fit.num_gaussians,
@@ -113,10 +148,34 @@ def manifest_of(
         encoding=config.encoding,
         fit=FitInfo(fit.preset, fit.cost, fit.seed, config.crop, FIT_VERSION),
         classes=classes,
-        marks=marks,
-        tables=tables,
+        marks=shards.marks,
+        tables=shards.tables,
         name=name,
     )
+
+
+def _dataset_of(place: Place, manifest: Manifest, shards: FinishedShards) -> Dataset:
+    """Return the dataset; of one behind a URL all but the sets, which stay where they are."""
+    folder = place.folder or Path(place.name)
+    parts = [
+        Shard(mark, table, open_tar(folder, manifest, mark))
+        for mark, table in zip(shards.marks, shards.tables, strict=True)
+    ]
+    return Dataset(folder, manifest, parts)
+
+
+def _convert(folder: Path | None, dataset: Dataset, *, wanted: bool) -> None:
+    """Bring `gaussians.zarr` to what the shards hold now; one that nobody asked for goes once it is not."""
+    if folder is None or not (wanted or (folder / ZARR_NAME).exists()):
+        return
+    from ..dataset.zarr.writer import convert_to_zarr, is_current  # takes half a second, and is seldom needed
+
+    if is_current(dataset, folder):
+        return
+    if wanted:
+        convert_to_zarr(dataset, folder)
+    else:
+        shutil.rmtree(folder / ZARR_NAME)
 
 
 def first_failures(tables: Sequence[pa.Table]) -> tuple[tuple[str, str], ...]:
@@ -124,22 +183,40 @@ def first_failures(tables: Sequence[pa.Table]) -> tuple[tuple[str, str], ...]:
     return tuple(islice(_failures(tables), _FAILURES_SHOWN))
 
 
-def _convert(config: EncodeConfig, dataset: Dataset) -> None:
-    """Bring `gaussians.zarr` to what the shards hold now; one that nobody asked for goes once it is not."""
-    folder = config.destination / ZARR_NAME
-    if config.format != "zarr" and not folder.exists():
-        return
-    from ..dataset.zarr.writer import convert_to_zarr, is_current  # takes half a second, and is seldom needed
-
-    if is_current(dataset, config.destination):
-        return
-    if config.format == "zarr":
-        convert_to_zarr(dataset, config.destination)
-    else:
-        shutil.rmtree(folder)
-
-
 def _failures(tables: Sequence[pa.Table]) -> Iterator[tuple[str, str]]:
     for table in tables:
         failed = table.filter(pc.equal(table["status"], "failed"))
         yield from zip(failed["source"].to_pylist(), failed["error"].to_pylist(), strict=True)
+
+
+# ---------------------------------------------------------------- trying again what failed
+
+
+def reopen_shard(
+    place: Place, journal: Journal, shard: ShardPlan, mark: DoneMark, rows: pa.Table, config: EncodeConfig
+) -> None:
+    """Write the blocks of a finished shard into the journal without its failures: only those are fitted then.
+
+    Its done mark stays until the new commit replaces it. Blocks that an interrupted retry has journaled
+    already are left as they are.
+
+    Raises:
+        DatasetError: The shard is damaged.
+    """
+    by_key = {row.key: row for row in table_to_rows(rows)}
+    numbers = {block.first: number for number, block in enumerate(mark.blocks)}
+    encoding = get_encoding(config.encoding)
+    set_shape = (config.fit.num_gaussians, encoding.columns)
+    with place.fetched([f"{mark.name}.tar"]) as folder:
+        tar = folder / f"{mark.name}.tar"
+        reader = ShardReader(tar, mark.tar, mark.blocks, dtype=encoding.dtype, set_shape=set_shape)
+        for block in shard.blocks():
+            if block.first in numbers and journal.read(shard.name, block.first, block.keys) is None:
+                gaussians, _ = reader.read_block(numbers[block.first])
+                stored = (by_key[key] for key in block.keys)
+                outcomes = tuple(_outcome(row) for row in stored if row.error is None)
+                journal.write(shard.name, block.first, BlockResult(outcomes, gaussians))
+
+
+def _outcome(row: Row) -> Outcome:
+    return Outcome(row.key, row.width, row.height, row.psnr, row.error, row.source_sha256)

@@ -9,18 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from msgspec import Meta
+
+from ..schemas.documents import Count, from_json
+from ..schemas.errors import DatasetError
+from .place.place import PRIVATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
-    from .place.private_files import PrivateFiles
+    from .place.place import Place
+    from .plan import ShardPlan
 
 __all__ = ["BlockResult", "Journal", "Outcome"]
+
+_JOURNAL = f"{PRIVATE}/journal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +40,8 @@ class Outcome:
     """
 
     key: str
-    width: int | None
-    height: int | None
+    width: Count | None
+    height: Count | None
     psnr: float | None
     error: str | None
     source_sha256: str | None
@@ -60,51 +68,67 @@ class BlockResult:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """The finished blocks of a dataset, among its private files."""
+    """The finished blocks of a dataset, among the private files of its place."""
 
-    files: PrivateFiles
+    place: Place
 
     def write(self, shard: str, first: int, result: BlockResult) -> None:
         """Record a block; may be called again for the same block."""
-        self.files.write(f"journal/{shard}/{first:08d}", _pack(result))
+        self.place.write(f"{_JOURNAL}/{shard}/{first:08d}", _pack(result))
 
     def read(self, shard: str, first: int, keys: Iterable[str]) -> BlockResult | None:
         """Return a recorded block, or None where there is none that checks out and speaks of these keys."""
-        data = self.files.read(f"journal/{shard}/{first:08d}")
-        if data is None:
-            return None
-        try:
-            result = _unpack(data)
-        except (ValueError, KeyError, TypeError):
+        data = self.place.read(f"{_JOURNAL}/{shard}/{first:08d}")
+        result = None if data is None else _unpack(data)
+        if result is None:
             return None
         known = frozenset(keys)
         return result if all(outcome.key in known for outcome in result.outcomes) else None
 
+    def forget_failures(self, shard: ShardPlan) -> None:
+        """Drop the failures from the recorded blocks of a shard."""
+        for block in shard.blocks():
+            known = self.read(shard.name, block.first, block.keys)
+            if known is not None and any(outcome.error is not None for outcome in known.outcomes):
+                self.write(shard.name, block.first, known.only(lambda outcome: outcome.error is None))
+
     def remove(self, shard: str) -> None:
         """Forget the blocks of a shard."""
-        self.files.remove(f"journal/{shard}")
+        self.place.remove_folder(f"{_JOURNAL}/{shard}")
 
     def clear(self) -> None:
         """Forget all blocks."""
-        self.files.remove("journal")
+        self.place.remove_folder(_JOURNAL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What the line of JSON says: outcomes, and type and shape of the values after it."""
+
+    outcomes: tuple[Outcome, ...]
+    dtype: Annotated[str, Meta(pattern=r"\A[<|][fui][1248]\Z")]
+    shape: tuple[Count, Count, Count]
 
 
 def _pack(result: BlockResult) -> bytes:
     values = np.ascontiguousarray(result.gaussians)
-    content: dict[str, object] = {
+    head = {
         "outcomes": [asdict(outcome) for outcome in result.outcomes],
         "dtype": values.dtype.str,
         "shape": values.shape,
     }
-    body = json.dumps(content).encode() + b"\n" + values.tobytes()
+    body = json.dumps(head).encode() + b"\n" + values.tobytes()
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
 
-def _unpack(data: bytes) -> BlockResult:
+def _unpack(data: bytes) -> BlockResult | None:
     digest, _, body = data.partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != digest:
-        raise ValueError("the checksum does not match")
-    head, _, raw = body.partition(b"\n")
-    content = cast("dict[str, Any]", json.loads(head))
-    values = np.frombuffer(raw, np.dtype(content["dtype"])).reshape(content["shape"])
-    return BlockResult(tuple(Outcome(**fields) for fields in content["outcomes"]), values)
+        return None
+    line, _, raw = body.partition(b"\n")
+    try:
+        head = from_json(_Head, line, closed=True)
+        values = np.frombuffer(raw, np.dtype(head.dtype)).reshape(head.shape)
+        return BlockResult(head.outcomes, values)
+    except (DatasetError, ValueError):
+        return None

@@ -36,6 +36,11 @@ class BlockPlan:
     first: int
     entries: tuple[Entry, ...]
 
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the entries."""
+        return [entry.key for entry in self.entries]
+
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
@@ -52,6 +57,11 @@ class ShardPlan:
             BlockPlan(self.first + start, self.entries[start : start + BLOCK_SIZE])
             for start in range(0, len(self.entries), BLOCK_SIZE)
         ]
+
+    def block_of(self, part: BlockPlan) -> BlockPlan:
+        """Return the whole block that a part of one is of."""
+        (block,) = (block for block in self.blocks() if block.first == part.first)
+        return block
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a running encode tells: a bar on a terminal, a plain line per interval elsewhere, an event log."""
+"""How far an encode is: one record that adds up, and the standing of a whole run that is made of it."""
 
 from __future__ import annotations
 
@@ -7,195 +7,182 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
-from rich.text import Text
-
-from ..schemas.errors import GvitError
+from ..pictures.progress import Pace, plain_duration
+from ..schemas.documents import Count, from_json, to_json
+from ..schemas.errors import DatasetError, GvitError
+from .place.place import PRIVATE
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from .place.place import Place
 
-    from rich.console import Console
-    from rich.progress import Task, TaskID
+__all__ = [
+    "EventLog",
+    "Meter",
+    "Progress",
+    "Reporter",
+    "Standing",
+    "StandingFile",
+    "read_standing",
+]
 
-    from .place.private_files import PrivateFiles
-
-__all__ = ["EventLog", "Reporter", "Standing", "Tally", "Watch", "plain_duration", "reporting"]
-
-INTERVAL_SECONDS = 10.0
-"""How often a run that is not on a terminal prints a line."""
-
-_RATE_WINDOW_SECONDS = 60.0
-_WORKERS_SHOWN = 16
-
-Watch = Callable[[], None]
-"""Called whenever something has changed."""
+_STANDING = f"{PRIVATE}/progress.json"
+_STANDING_SECONDS = 2.0  # how old the standing that others see of a live run is at most
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """Images that were just finished: how many are ok, how many failed, the sum of the former's PSNR in dB.
+class Progress:
+    """Images that are finished; adds up, and shows by a difference what was added.
 
-    `fresh` is False for images that an earlier run had finished; they do not count towards the rate.
-    `cost_sum` is what the fits of this run took, in full-size render + backward steps, `fitted` how many
-    there were: an image that cannot be decoded has none.
+    Attributes:
+        ok: Stored.
+        failed: In vain.
+        psnr_sum: Of the former, in dB.
+        fresh: Those among all of them that this run has finished, and no earlier one.
+        cost_sum: What the fits of this run took, in full-size render + backward steps.
+        fitted: How many fits there were: an image that cannot be decoded has none.
     """
 
-    ok: int
-    failed: int
-    psnr_sum: float
-    fresh: bool = True
+    ok: int = 0
+    failed: int = 0
+    psnr_sum: float = 0.0
+    fresh: int = 0
     cost_sum: float = 0.0
     fitted: int = 0
+
+    def __add__(self, other: Progress) -> Progress:
+        return Progress(
+            self.ok + other.ok,
+            self.failed + other.failed,
+            self.psnr_sum + other.psnr_sum,
+            self.fresh + other.fresh,
+            self.cost_sum + other.cost_sum,
+            self.fitted + other.fitted,
+        )
+
+    def __sub__(self, other: Progress) -> Progress:
+        return Progress(
+            self.ok - other.ok,
+            self.failed - other.failed,
+            self.psnr_sum - other.psnr_sum,
+            self.fresh - other.fresh,
+            self.cost_sum - other.cost_sum,
+            self.fitted - other.fitted,
+        )
 
     @property
     def images(self) -> int:
-        """All images of the tally."""
+        """All that are finished."""
         return self.ok + self.failed
 
 
-@dataclass(slots=True)
+Reporter = Callable[[str, Progress], None]
+"""Told how far the present attempt at a shard is, all in all, by the shard's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """Where a run stands, out of `total` images; `clock` counts seconds."""
+    """A run at `time` (seconds since 1970), as `.gvit/progress.json` tells it.
 
-    total: int
-    clock: Callable[[], float] = time.monotonic
-    ok: int = 0
-    failed: int = 0
-    fresh: int = 0
-    psnr_sum: float = 0.0
-    cost_sum: float = 0.0
-    fitted: int = 0
-    recent: list[tuple[float, int]] = field(default_factory=list)
-    """(time, fresh images so far) over the last minute, the rate's window; the first images open it, since
-    kernels may have been compiled before them."""
-    workers: dict[str, str] = field(default_factory=dict)
-    """What each worker does, by name; empty where there is but this process."""
+    Of `total` images `done` are finished, `failed` of them in vain. The rate is that of the last minute;
+    `eta_seconds` and `psnr_mean` (dB) are None where they cannot be told; `workers` says what each does.
+    """
 
-    def add(self, tally: Tally) -> None:
-        """Count a tally in."""
-        self.ok += tally.ok
-        self.failed += tally.failed
-        self.psnr_sum += tally.psnr_sum
-        self.cost_sum += tally.cost_sum
-        self.fitted += tally.fitted
-        if tally.fresh and tally.images:
-            now = self.clock()
-            self.fresh += tally.images
-            self.recent.append((now, self.fresh))
-            while len(self.recent) > 2 and self.recent[0][0] < now - _RATE_WINDOW_SECONDS:
-                self.recent.pop(0)
-
-    @property
-    def done(self) -> int:
-        """Images that are finished, failed ones included."""
-        return self.ok + self.failed
-
-    @property
-    def rate(self) -> float:
-        """Images per second over the last minute, 0 before there were images twice."""
-        if not self.recent:
-            return 0.0
-        (start, before), (end, after) = self.recent[0], self.recent[-1]
-        return (after - before) / (end - start) if end > start else 0.0
-
-    @property
-    def eta_seconds(self) -> float | None:
-        """Seconds to go at this rate, None before there is one."""
-        return (self.total - self.done) / self.rate if self.rate > 0 else None
+    time: float
+    engine: str
+    total: Count
+    done: Count
+    failed: Count
+    images_per_second: float
+    eta_seconds: float | None
+    psnr_mean: float | None
+    workers: dict[str, str] = field(default_factory=dict[str, str])
 
     def describe(self) -> str:
-        """Say rate, time to go, mean PSNR and failures in a few words."""
-        eta = "" if self.eta_seconds is None else f", {plain_duration(self.eta_seconds)} to go"
-        psnr = f", {self.psnr_sum / self.ok:.2f} dB" if self.ok else ""
-        failed = f", {self.failed} failed" if self.failed else ""
-        workers = f", {len(self.workers)} workers" if self.workers else ""
-        return f"{self.rate:.1f} images/s{eta}{psnr}{failed}{workers}"
+        """Say it in a line."""
+        words = [f"{self.done} of {self.total} images", f"{self.failed} failed"]
+        if self.psnr_mean is not None:
+            words.append(f"{self.psnr_mean:.2f} dB")
+        if self.images_per_second > 0:
+            words.append(f"{self.images_per_second:.1f} images/s")
+        if self.eta_seconds is not None:
+            words.append(f"{plain_duration(self.eta_seconds)} to go")
+        if self.workers:
+            words.append(f"{len(self.workers)} workers")
+        return ", ".join(words)
 
 
-def plain_duration(seconds: float) -> str:
-    """Say a duration as `45 s`, `12 min` or `3.5 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+class Meter:
+    """Sums up what is reported of the shards of a run, out of `total` images; `clock` counts seconds."""
 
+    def __init__(
+        self, total: int, engine: str = "inline", *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.sum = Progress()
+        self.workers: dict[str, str] = {}
+        self._total = total
+        self._engine = engine
+        self._shards: dict[str, Progress] = {}
+        self._pace = Pace(clock)
 
-class Reporter(Protocol):
-    """Whom an engine tells about finished images."""
+    def report(self, shard: str, progress: Progress) -> None:
+        """Note how far the present attempt at a shard is; it may be less than an attempt before it was."""
+        change = progress - self._shards.get(shard, Progress())
+        self._shards[shard] = progress
+        self.sum += change
+        if change.fresh:
+            self._pace.note(self.sum.fresh)
 
-    def __call__(self, tally: Tally) -> None:
-        """Take note of images that were just finished."""
-        ...
-
-
-@contextlib.contextmanager
-def reporting(standing: Standing, console: Console, watch: Watch) -> Generator[Reporter]:
-    """Report to the console for the body of a `with`, as suits it; `watch` is called after each report."""
-    with contextlib.ExitStack() as stack:
-        show = (
-            stack.enter_context(_bar(standing, console)) if console.is_terminal else _lines(standing, console)
+    def standing(self) -> Standing:
+        """Return where the run stands now."""
+        done = self.sum
+        return Standing(
+            time=round(time.time(), 3),
+            engine=self._engine,
+            total=self._total,
+            done=done.images,
+            failed=done.failed,
+            images_per_second=round(self._pace.rate, 3),
+            eta_seconds=self._pace.seconds_for(self._total - done.images),
+            psnr_mean=done.psnr_sum / done.ok if done.ok else None,
+            workers=self.workers,
         )
 
-        def report(tally: Tally) -> None:
-            standing.add(tally)
-            show()
-            watch()
 
-        yield report
+class StandingFile:
+    """Writes the standing of a run for whoever looks from outside, not more often than anybody would look."""
 
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._interval = max(_STANDING_SECONDS, 2 * place.request_seconds)
+        self._last = -self._interval
 
-class _Row(ProgressColumn):
-    """The words of a task; the first, the whole of it, has its number of images before them."""
-
-    def render(self, task: Task) -> Text:
-        count = "" if task.total is None else f"{int(task.completed)}/{int(task.total)}  "
-        return Text(f"{count}{task.fields['words']}")
-
-
-@contextlib.contextmanager
-def _bar(standing: Standing, console: Console) -> Generator[Watch]:
-    """Show a bar, and a row for each of the first few workers."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Row())
-    with Progress(*columns, console=console) as progress:
-        whole = progress.add_task("encode", total=standing.total, words="starting")
-        rows: dict[str, TaskID] = {}
-
-        def show() -> None:
-            progress.update(whole, completed=standing.done, words=standing.describe())
-            for name in rows.keys() - standing.workers.keys():
-                progress.remove_task(rows.pop(name))
-            for name, words in standing.workers.items():
-                if name not in rows and len(rows) < _WORKERS_SHOWN:
-                    rows[name] = progress.add_task(name, total=None, words=words)
-                if name in rows:
-                    progress.update(rows[name], words=words)
-
-        yield show
+    def write(self, standing: Standing, *, now: bool = False) -> None:
+        """Write it if it is time to, or `now`; one that cannot be written is worth less than the run."""
+        if now or time.monotonic() - self._last >= self._interval:
+            self._last = time.monotonic()
+            with contextlib.suppress(OSError, GvitError):
+                self._place.write(_STANDING, to_json(standing), durable=False)
 
 
-def _lines(standing: Standing, console: Console) -> Watch:
-    last = standing.clock()
-
-    def show() -> None:
-        nonlocal last
-        if standing.clock() - last >= INTERVAL_SECONDS:
-            last = standing.clock()
-            line = f"encode: {standing.done} of {standing.total} images, {standing.describe()}"
-            console.print(line, highlight=False, soft_wrap=True)
-
-    return show
+def read_standing(place: Place) -> Standing | None:
+    """Return the newest standing that a run has written, None where there is none that can be read."""
+    data = place.read(_STANDING)
+    try:
+        return None if data is None else from_json(Standing, data, closed=True)
+    except DatasetError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class EventLog:
     """`.gvit/events.jsonl`: one JSON object per line, with a time; what happened, for whoever looks later."""
 
-    files: PrivateFiles
+    place: Place
 
     def write(self, event: str, **facts: object) -> None:
         """Append an event; one that cannot be written is lost, since the log is worth less than the run."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **facts})
         with contextlib.suppress(OSError, GvitError):
-            self.files.append("events.jsonl", f"{line}\n".encode())
+            self.place.append(f"{PRIVATE}/events.jsonl", f"{line}\n".encode())

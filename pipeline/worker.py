@@ -16,21 +16,18 @@ from ..schemas.encoding import ENCODINGS
 from ..schemas.rows import MAX_PSNR, Row
 from ..schemas.shards import BlockArrays
 from .journal import BlockResult, Journal, Outcome
-from .place.private_files import private_files
-from .place.shard_commit import commit
-from .progress import Reporter, Tally
+from .progress import Progress, Reporter
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from ..images.sources.folder import Entry, Source
     from ..schemas.manifest import DoneMark
     from .place.lease import Claim
+    from .place.place import Place
     from .plan import BlockPlan, ShardPlan
 
-__all__ = ["Fits", "FitterFactory", "ImageFitter", "ShardEncoder", "WorkerSpec", "condemn", "journal_of"]
+__all__ = ["Fits", "FitterFactory", "ImageFitter", "ShardEncoder", "WorkerSpec", "quarantine"]
 
 
 class Fits(Protocol):
@@ -78,7 +75,7 @@ class WorkerSpec:
     files of this worker, so that it differs from that of any other that may still be alive.
     """
 
-    destination: Path
+    place: Place
     source: Source
     fit: FitConfig
     crop: Crop
@@ -89,6 +86,18 @@ class WorkerSpec:
     decoders: int
     claim: Claim
     attempt: str
+
+    @property
+    def journal(self) -> Journal:
+        """The journal of the dataset."""
+        return Journal(self.place)
+
+    def absolute(self) -> WorkerSpec:
+        """Return a spec that means the same in another working directory."""
+        place = self.place.absolute()
+        return replace(
+            self, place=place, source=self.source.absolute(), claim=replace(self.claim, place=place)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +116,7 @@ class ShardEncoder:
 
     def __init__(self, spec: WorkerSpec, fitter_factory: FitterFactory) -> None:
         self._spec = spec
-        self._journal = journal_of(spec.destination)
+        self._journal = spec.journal
         self._fitter = fitter_factory(spec.fit, spec.encoding, spec.threads, spec.device)
         self._pool = DecodePool(
             workers=spec.decoders,
@@ -128,7 +137,7 @@ class ShardEncoder:
 
         Args:
             shard: What to encode.
-            report: Told about each batch, and about what the journal held.
+            report: Told after each batch, and of what the journal held.
             following: The shard after this one, so that its first batch is decoded meanwhile.
 
         Raises:
@@ -137,11 +146,12 @@ class ShardEncoder:
         """
         results: list[BlockResult] = []
         blocks = shard.blocks()
+        add = _adding_up(shard, report)
         for i, block in enumerate(blocks):
             later = self._pending(shard, blocks[i + 1 :])
             if following is not None:
                 later = chain(later, self._pending(following, following.blocks()))
-            results.append(self._block(shard, block, block.entries, report, later))
+            results.append(self._block(shard, block, block.entries, add, later))
         mark = self._commit(shard, results)
         self._journal.remove(shard.name)
         return mark
@@ -153,31 +163,31 @@ class ShardEncoder:
             GvitError: The lease is lost.
             OSError: The destination cannot be written.
         """
-        (block,) = (block for block in shard.blocks() if block.first == part.first)
-        self._block(shard, block, part.entries, report, iter(()))
+        block, add = shard.block_of(part), _adding_up(shard, report)
+        self._block(shard, block, part.entries, add, iter(()))
 
     def _block(
         self,
         shard: ShardPlan,
         block: BlockPlan,
         entries: Sequence[Entry],
-        report: Reporter,
+        add: Callable[[Progress], None],
         later: Iterator[_Batch],
     ) -> BlockResult:
         """Return what is known of a block from the journal, and of these entries of it in any case."""
-        known = self._journal.read(shard.name, block.first, (entry.key for entry in block.entries))
+        known = self._journal.read(shard.name, block.first, block.keys)
         parts = [] if known is None else [known]
         for part in parts:
-            report(_tally(part, fresh=False))
+            add(_progress(part))
         batches = self._batches(block.first, entries, known)
         for i, batch in enumerate(batches):
             upcoming = batches[i + 1] if i + 1 < len(batches) else next(later, None)
             part, cost, fitted = self._fit(batch, self._decoded(batch, upcoming))
             parts.append(part)
-            report(replace(_tally(part, fresh=True), cost_sum=cost, fitted=fitted))
-        result = _merge([entry.key for entry in block.entries], parts)
+            add(replace(_progress(part), fresh=len(part.outcomes), cost_sum=cost, fitted=fitted))
+        result = _merge(block.keys, parts)
         if batches:
-            self._spec.claim.require(self._spec.destination)  # or it may be another dataset's journal by now
+            self._spec.claim.require()  # or it may be another dataset's journal by now
             self._journal.write(shard.name, block.first, result)
         return result
 
@@ -189,7 +199,7 @@ class ShardEncoder:
 
     def _pending(self, shard: ShardPlan, blocks: Sequence[BlockPlan]) -> Iterator[_Batch]:
         for block in blocks:
-            known = self._journal.read(shard.name, block.first, (entry.key for entry in block.entries))
+            known = self._journal.read(shard.name, block.first, block.keys)
             yield from self._batches(block.first, block.entries, known)
 
     def _decoded(self, batch: _Batch, upcoming: _Batch | None) -> list[Decoded | DecodeFailure]:
@@ -234,38 +244,43 @@ class ShardEncoder:
             for block, result in zip(shard.blocks(), results, strict=True)
             if len(result.gaussians)
         ]
-        claim = self._spec.claim
-        return commit(
-            self._spec.destination,
+        spec = self._spec
+        return spec.place.commit(
             shard.name,
             stored,
             _rows(shard, results),
             split=shard.split,
-            attempt=self._spec.attempt,
-            still_ours=claim.still_ours,
+            attempt=spec.attempt,
+            still_ours=spec.claim.still_ours,
         )
 
 
-def journal_of(destination: Path) -> Journal:
-    """Return the journal of a dataset."""
-    return Journal(private_files(destination))
+def _adding_up(shard: ShardPlan, report: Reporter) -> Callable[[Progress], None]:
+    """Return what is told of parts of a shard, and reports all of them so far."""
+    total = Progress()
+
+    def add(part: Progress) -> None:
+        nonlocal total
+        total += part
+        report(shard.name, total)
+
+    return add
 
 
-def condemn(spec: WorkerSpec, shard: ShardPlan, part: BlockPlan, reason: str) -> None:
+def quarantine(spec: WorkerSpec, shard: ShardPlan, part: BlockPlan, reason: str) -> None:
     """Journal the entries of a part of a block as failed, so that no worker touches them again.
 
     Raises:
         GvitError: The lease is lost.
         OSError: The destination cannot be written.
     """
-    journal = journal_of(spec.destination)
-    (block,) = (block for block in shard.blocks() if block.first == part.first)
-    keys = [entry.key for entry in block.entries]
-    known = journal.read(shard.name, block.first, keys)
+    journal, block = spec.journal, shard.block_of(part)
+    known = journal.read(shard.name, block.first, block.keys)
     failed = tuple(_undecoded(entry, DecodeFailure(reason)) for entry in part.entries)
     parts = [] if known is None else [known]
-    spec.claim.require(spec.destination)
-    journal.write(shard.name, block.first, _merge(keys, [*parts, BlockResult(failed, _no_sets(spec))]))
+    spec.claim.require()
+    result = _merge(block.keys, [*parts, BlockResult(failed, _no_sets(spec))])
+    journal.write(shard.name, block.first, result)
 
 
 def _no_sets(spec: WorkerSpec) -> NDArray[Any]:
@@ -282,9 +297,9 @@ def _undecoded(entry: Entry, failure: DecodeFailure) -> Outcome:
     return Outcome(entry.key, None, None, None, failure.reason, None)
 
 
-def _tally(result: BlockResult, *, fresh: bool) -> Tally:
+def _progress(result: BlockResult) -> Progress:
     psnrs = [outcome.psnr for outcome in result.outcomes if outcome.psnr is not None]
-    return Tally(len(psnrs), len(result.outcomes) - len(psnrs), sum(psnrs), fresh)
+    return Progress(len(psnrs), len(result.outcomes) - len(psnrs), sum(psnrs))
 
 
 def _merge(keys: Sequence[str], parts: Sequence[BlockResult]) -> BlockResult:

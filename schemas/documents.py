@@ -146,8 +146,8 @@ def build(kind: type[Value], settings: Mapping[str, Any]) -> Value:
 
 
 def _build(kind: type[Value], document: Any, rules: _Rules) -> Value:  # noqa: ANN401
-    if isinstance(document, dict):
-        _check_names(kind, cast("dict[str, Any]", document), rules)
+    for inner, part in _sections(kind, document):
+        _check_names(inner, part, rules)
     try:
         return msgspec.convert(document, kind, dec_hook=_as_path)
     except (msgspec.ValidationError, RecursionError) as error:

@@ -15,7 +15,7 @@ from .errors import DatasetError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["FileInfo", "check_file", "open_regular", "read_file"]
+__all__ = ["FileInfo", "check_bytes", "check_file", "open_regular", "read_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,44 +54,43 @@ def read_file(path: Path, expected: FileInfo | None = None) -> bytes:
     """
     with open_regular(path) as file:
         if expected is not None:
-            _check_length(path, file, expected)
+            _check_length(os.fstat(file.fileno()).st_size, expected, path)
         try:
             data = file.read()
         except OSError as error:
             raise DatasetError(f"{path} cannot be read: {error}") from error
     if expected is not None:
-        _check_sha256(path, hashlib.sha256(data).hexdigest(), expected)
+        check_bytes(data, expected, path)
     return data
 
 
-def check_file(path: Path, expected: FileInfo, *, deep: bool = False) -> None:
-    """Check a regular file's length and, with ``deep``, its SHA-256.
+def check_bytes(data: bytes, expected: FileInfo, name: Path | str) -> None:
+    """Check the content of a file against what was recorded.
 
     Raises:
-        DatasetError: it is missing, unreadable or not what was recorded.
+        DatasetError: naming the file: it is another one.
     """
-    with open_regular(path) as file:
-        _check_length(path, file, expected)
-        if deep:
-            try:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise DatasetError(f"{path} cannot be read: {error}") from error
-            _check_sha256(path, digest, expected)
-
-
-def _check_length(path: Path, file: FileIO, expected: FileInfo) -> None:
-    length = os.fstat(file.fileno()).st_size
-    if length != expected.bytes:
+    _check_length(len(data), expected, name)
+    if hashlib.sha256(data).hexdigest() != expected.sha256:
         raise DatasetError(
-            f"{path} has {length} bytes where its done mark says {expected.bytes}: "
+            f"{name} is damaged (its SHA-256 is not the one in its done mark): "
             "fetch it again, or delete the done mark and run gvit encode again"
         )
 
 
-def _check_sha256(path: Path, digest: str, expected: FileInfo) -> None:
-    if digest != expected.sha256:
+def check_file(path: Path, expected: FileInfo) -> None:
+    """Check that a file is there, a regular one, and has the recorded length.
+
+    Raises:
+        DatasetError: it is not.
+    """
+    with open_regular(path) as file:
+        _check_length(os.fstat(file.fileno()).st_size, expected, path)
+
+
+def _check_length(length: int, expected: FileInfo, name: Path | str) -> None:
+    if length != expected.bytes:
         raise DatasetError(
-            f"{path} is damaged (its SHA-256 is not the one in its done mark): "
+            f"{name} has {length} bytes where its done mark says {expected.bytes}: "
             "fetch it again, or delete the done mark and run gvit encode again"
         )

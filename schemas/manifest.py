@@ -1,5 +1,5 @@
-# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 """The manifest of a dataset and the done mark of a shard, as JSON with exact names and order."""
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ __all__ = [
     "Tuning",
     "build_manifest",
     "check_shard_name",
+    "parse_done_mark",
+    "parse_manifest",
     "read_done_mark",
     "read_manifest",
 ]
@@ -291,7 +293,18 @@ def read_manifest(dst: Path) -> Manifest:
     Raises:
         DatasetError: it is missing, damaged or of another version.
     """
-    return _read(Manifest, dst / MANIFEST_NAME)
+    path = dst / MANIFEST_NAME
+    return parse_manifest(read_file(path), path)
+
+
+def parse_manifest(data: bytes, path: Path | str) -> Manifest:
+    """Return the manifest in the content of its file, named by `path` in what it raises: a DatasetError."""
+    return _parse(Manifest, data, path)
+
+
+def parse_done_mark(data: bytes, path: Path | str) -> DoneMark:
+    """Return the done mark in the content of its file, named by `path` in what it raises: a DatasetError."""
+    return _parse(DoneMark, data, path)
 
 
 def read_done_mark(dst: Path, shard: str) -> DoneMark:
@@ -301,16 +314,14 @@ def read_done_mark(dst: Path, shard: str) -> DoneMark:
         DatasetError: it is missing (the shard is not done), damaged, of another version or another shard's.
     """
     check_shard_name(shard)
-    mark = _read(DoneMark, dst / f"{shard}.json")
+    path = dst / f"{shard}.json"
+    mark = parse_done_mark(read_file(path), path)
     if mark.name != shard:
-        raise DatasetError(
-            f"{dst / shard}.json: is the done mark of {mark.name}; encode again with --overwrite"
-        )
+        raise DatasetError(f"{path}: is the done mark of {mark.name}; encode again with --overwrite")
     return mark
 
 
-def _read(kind: type[Document], path: Path) -> Document:
-    data = read_file(path)
+def _parse(kind: type[Document], data: bytes, path: Path | str) -> Document:
     try:
         return from_json(kind, data, schema_version=SCHEMA_VERSION)
     except DatasetError as error:

@@ -1,5 +1,5 @@
-# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false, reportArgumentType=false
 """A row per input, in Parquet: what became of it, and where its set is."""
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false, reportArgumentType=false
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def parse_rows(data: bytes, path: Path) -> pa.Table:
+def parse_rows(data: bytes, path: Path | str) -> pa.Table:
     """Return the table in the bytes of a Parquet file, whatever they hold.
 
     Raises:
@@ -150,7 +150,9 @@ def parse_rows(data: bytes, path: Path) -> pa.Table:
     return table
 
 
-def check_rows(table: pa.Table, *, shard: str, split: str, images: int, failed: int, path: Path) -> None:
+def check_rows(
+    table: pa.Table, *, shard: str, split: str, images: int, failed: int, path: Path | str
+) -> None:
     """Check the rows of one shard against its counts.
 
     Raises:

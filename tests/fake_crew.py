@@ -13,7 +13,8 @@ import numpy as np
 import fake_encode as fake
 from gvit.pipeline.engines.driver import WorkerDied
 from gvit.pipeline.engines.remote_worker import RemoteWorker
-from gvit.pipeline.engines.worker_state import read_state
+from gvit.pipeline.engines.worker_state import read_worker
+from gvit.pipeline.place.folder import Folder
 
 DEADLY, GREEDY, STUCK = 11, 22, 33
 """An image that is this gray all over kills its worker, wants too much memory, or is never finished."""
@@ -104,7 +105,7 @@ def slow(seconds):
 def worker_pids(destination):
     """Process ids of the workers that show themselves."""
     names = [path.stem for path in destination.glob(".gvit/workers/worker-*.json")]
-    return [state.pid for name in names if (state := read_state(destination, name))]
+    return [state.pid for name in names if (state := read_worker(Folder(destination), name))]
 
 
 def kill_workers(destination, kills, seed, finished):

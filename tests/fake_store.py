@@ -18,7 +18,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 import fake_encode as fake
-from gvit.pipeline.place import url_lease
+from gvit.pipeline.place import lease
 from gvit.schemas import GvitError
 
 
@@ -72,7 +72,7 @@ class _Upload:
 
 def register():
     fsspec.register_implementation("bucket", BucketFileSystem, clobber=True)
-    url_lease._SETTLE_SECONDS = 0.0
+    lease.SETTLE_SECONDS = 0.0
 
 
 def url_of(folder):

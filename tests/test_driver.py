@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from gvit.pipeline.engines import driver as driver_module
 from gvit.pipeline.engines.cluster import Layout
 from gvit.pipeline.engines.dispatch import MAX_DEATHS_IN_A_ROW
 from gvit.pipeline.engines.driver import POISON, Driver
+from gvit.pipeline.place.folder import Folder
 from gvit.schemas import GvitError
 
 
@@ -79,8 +81,8 @@ def test_the_count_of_finished_images_survives_deaths(encode_with, tmp_path, mon
     options = {"fitter_factory": crews.HostileFitter, "shard_size": 32, "batch_size": 8}
     monkeypatch.setattr("gvit.pipeline.engines.remote_worker._STATE_SECONDS", 0.0)
     summary = encode_with(crews.LocalCrew(), 1, root, tmp_path / "dst", **options)
-    snapshot = (tmp_path / "dst" / ".gvit" / "progress.json").read_text()
-    assert '"done": 81, "failed": 1,' in snapshot
+    standing = json.loads((tmp_path / "dst" / ".gvit" / "progress.json").read_text())
+    assert (standing["done"], standing["failed"]) == (81, 1)
     assert summary.images_per_second * summary.seconds == pytest.approx(81, abs=1)
 
 
@@ -113,7 +115,7 @@ def test_a_worker_with_another_version_is_refused_before_work(encode_with, sourc
 
 def test_a_worker_that_does_not_see_the_destination_is_refused_before_work(encode_with, source, tmp_path):
     def elsewhere(order):
-        claim = replace(order.spec.claim, path=tmp_path / "elsewhere" / ".gvit" / "lease")
+        claim = replace(order.spec.claim, place=Folder(tmp_path / "elsewhere"))
         return replace(order, spec=replace(order.spec, claim=claim))
 
     with pytest.raises(
@@ -134,7 +136,7 @@ def test_a_worker_whose_writing_does_not_arrive_is_refused_before_work(
     encode_with, source, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(driver_module, "_VISIBLE_SECONDS", 0.1)
-    monkeypatch.setattr("gvit.pipeline.engines.remote_worker.write_state", lambda *_: None)
+    monkeypatch.setattr("gvit.pipeline.engines.remote_worker.write_worker", lambda *_: None)
     with pytest.raises(GvitError, match="does not appear here; it must lie on a file system"):
         encode_with(crews.LocalCrew(), 1, source, tmp_path / "dst")
 

@@ -12,7 +12,8 @@ from gvit.pipeline.engines import driver as driver_module
 from gvit.pipeline.engines import remote_worker
 from gvit.pipeline.engines.cluster import Layout
 from gvit.pipeline.engines.driver import POISON, Driver
-from gvit.pipeline.place import url_lease
+from gvit.pipeline.place import lease
+from gvit.pipeline.place import store as store_module
 from gvit.schemas import GvitError
 
 
@@ -20,9 +21,8 @@ from gvit.schemas import GvitError
 def url(tmp_path, monkeypatch):
     """A bucket, a cache folder of this test's own, and no waiting."""
     monkeypatch.setenv("GVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(url_lease, "_SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(remote_worker, "URL_SECONDS", 0.0)
-    monkeypatch.setattr(driver_module, "URL_SECONDS", 0.0)
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(store_module, "REQUEST_SECONDS", 0.0)
     store.register()
     return store.url_of(tmp_path / "bucket" / "set")
 
@@ -68,7 +68,7 @@ def test_a_worker_whose_writing_does_not_arrive_is_refused_before_work(
 ):
     root = fake.make_source(tmp_path / "src", per_class=4)
     monkeypatch.setattr(driver_module, "_VISIBLE_SECONDS", 0.1)
-    monkeypatch.setattr(remote_worker, "write_state", lambda *_: None)
+    monkeypatch.setattr(remote_worker, "write_worker", lambda *_: None)
     with pytest.raises(GvitError, match="does not appear here; all machines must reach it"):
         encode_with(crews.LocalCrew(), root, url)
 
@@ -79,7 +79,7 @@ def test_a_worker_that_cannot_reach_the_url_is_refused_before_work(encode_with, 
     def refuse(*_):
         raise GvitError("s3://bucket/set cannot be written: Access Denied")
 
-    monkeypatch.setattr(remote_worker, "write_state", refuse)
+    monkeypatch.setattr(remote_worker, "write_worker", refuse)
     with pytest.raises(GvitError, match=r"on .*: s3://bucket/set cannot be written: Access Denied"):
         encode_with(crews.LocalCrew(), root, url)
     assert not list((tmp_path / "bucket" / "set").glob("shard-*"))
@@ -88,13 +88,13 @@ def test_a_worker_that_cannot_reach_the_url_is_refused_before_work(encode_with, 
 def test_requests_for_progress_that_fail_now_and_then_cost_nothing(encode_with, url, tmp_path, monkeypatch):
     root = fake.make_source(tmp_path / "src", per_class=40)
     fake.fake_encode(root, tmp_path / "expected", shard_size=16)
-    failed = dict.fromkeys(("write_state", "read_state"), 0)
+    failed = dict.fromkeys(("write_worker", "read_worker"), 0)
 
     def flaky(module, name):
         plain = getattr(module, name)
 
         def request(destination, what):
-            if name == "read_state" or what.doing != "starting":
+            if name == "read_worker" or what.doing != "starting":
                 failed[name] += 1
                 if failed[name] % 2:
                     raise GvitError("the store is busy")
@@ -102,8 +102,8 @@ def test_requests_for_progress_that_fail_now_and_then_cost_nothing(encode_with, 
 
         monkeypatch.setattr(module, name, request)
 
-    flaky(remote_worker, "write_state")
-    flaky(driver_module, "read_state")
+    flaky(remote_worker, "write_worker")
+    flaky(driver_module, "read_worker")
     encode_with(crews.LocalCrew(), root, url, shard_size=16)
     assert all(failed.values())
     assert fake.files_of(tmp_path / "bucket" / "set") == fake.files_of(tmp_path / "expected")

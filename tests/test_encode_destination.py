@@ -12,6 +12,7 @@ import pytest
 
 import fake_encode as fake
 from gvit.pipeline import encode as encode_module
+from gvit.pipeline.place.folder import Folder
 from gvit.pipeline.place.lease import Lease
 from gvit.schemas import GvitError
 
@@ -202,4 +203,4 @@ def test_a_lost_lease_stops_the_run_before_it_commits(source, tmp_path):
     with pytest.raises(GvitError, match="taken over"):
         fake.fake_encode(source, destination, fitter_factory=Thief)
     assert not list(destination.glob("shard-*"))
-    assert not Lease(destination / ".gvit").claim.still_ours()
+    assert not Lease(Folder(destination)).claim.still_ours()

@@ -141,19 +141,19 @@ def test_an_image_that_kills_its_decoder_is_a_row_and_hurts_no_other(tmp_path, m
 
 
 def test_off_a_terminal_progress_is_plain_lines_now_and_then(source, tmp_path, monkeypatch):
-    monkeypatch.setattr("gvit.pipeline.progress.INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr("gvit.pictures.progress.INTERVAL_SECONDS", 0.0)
     out = io.StringIO()
     fake.fake_encode(source, tmp_path / "dst", console=Console(file=out), batch_size=256)
     lines = out.getvalue().splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("encode: 256 of 502 images, ")
     assert lines[-1].startswith("encode: 502 of 502 images, ")
-    assert " images/s, 0 s to go, 26." in lines[-1]
-    assert lines[-1].endswith(" dB, 2 failed")
+    assert ", 2 failed, 26." in lines[-1]
+    assert lines[-1].endswith(" images/s, 0 s to go")
 
 
 def test_on_a_terminal_progress_is_a_bar(source, tmp_path):
     out = io.StringIO()
     fake.fake_encode(source, tmp_path / "dst", console=Console(file=out, force_terminal=True, width=120))
-    assert "502/502" in out.getvalue()
+    assert "502 of 502 images" in out.getvalue()
     assert "2 failed" in out.getvalue()

@@ -20,7 +20,7 @@ import fake_store as store
 import gvit
 from gvit.commands import app as cli
 from gvit.dataset.remote.transfer import pull
-from gvit.pipeline.place import url_lease
+from gvit.pipeline.place import lease
 from gvit.pipeline.place.lease import STALE_SECONDS
 from gvit.pipeline.status import status_of
 from gvit.schemas import DatasetError, GvitError
@@ -42,7 +42,7 @@ def reference(source, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def bucket(tmp_path, monkeypatch):
     monkeypatch.setenv("GVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(url_lease, "_SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(store.BucketFileSystem, "before", staticmethod(lambda *_: None))
     store.register()
     return tmp_path / "bucket"
@@ -318,7 +318,7 @@ def test_what_killed_runs_left_on_this_disk_goes(source, bucket, tmp_path):
 
 def test_arrays_are_for_folders(source):
     with pytest.raises(GvitError, match="format zarr needs a folder"):
-        fake.fake_config(source, "bucket:///set", format="zarr")
+        fake.fake_encode(source, "bucket:///set", format="zarr")
 
 
 def test_status_tells_of_a_url_what_it_tells_of_a_folder(source, bucket, monkeypatch, capsys):
@@ -327,7 +327,7 @@ def test_status_tells_of_a_url_what_it_tells_of_a_folder(source, bucket, monkeyp
         status_of(Path(url))
     run_script("kill:15", source, bucket / "set", "batch_size=16", expect=-signal.SIGKILL)
     stopped = status_of(Path(url))
-    assert (stopped.state, stopped.images) == ("stopped", fake.IMAGES)
+    assert (stopped.state, stopped.standing.total) == ("stopped", fake.IMAGES)
     fake.fake_encode(source, url)
     monkeypatch.setattr(sys, "argv", ["gvit", "status", url])
     with pytest.raises(SystemExit) as ended:

@@ -137,7 +137,7 @@ def test_a_reader_takes_no_offence_at_fields_and_files_of_a_later_gvit(tmp_path)
         ("dataset.json", {"schema_version": 2}, "has schema version 2 where this gvit reads version 1"),
         ("shard-000000.json", {"schema_version": 2}, "has schema version 2 where this gvit reads version 1"),
         ("dataset.json", {"encoding": "later"}, "its encoding 'later' is unknown: install the gvit"),
-        ("dataset.json", {"render": {"rule": "sum"}}, "lacks the field 'render.alpha_max'"),
+        ("dataset.json", {"render": {"rule": "sum"}}, "the field render.alpha_max is missing"),
     ],
 )
 def test_what_a_reader_does_not_know_it_refuses(tmp_path, name, change, sentence):

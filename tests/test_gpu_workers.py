@@ -16,6 +16,7 @@ from gvit.pipeline.engines import remote_worker
 from gvit.pipeline.engines.cluster import Node, choose_device
 from gvit.pipeline.engines.driver import Job
 from gvit.pipeline.engines.remote_worker import Order, RemoteWorker, this_version
+from gvit.pipeline.place.folder import Folder
 from gvit.pipeline.place.lease import Claim
 
 CPU_NODE = Node("head", 8)
@@ -29,7 +30,7 @@ class NoImages:
 
 def spec_of(folder):
     config = fake.fake_config(folder / "src", folder / "dst", device="cpu")
-    return worker_spec(config, NoImages(), Claim(folder / "lease", "token"))
+    return worker_spec(config, NoImages(), Claim(Folder(folder), "token"))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_each_actor_is_lent_its_share_of_a_gpu(tmp_path, monkeypatch, share, wor
         fitter_factory=fake.FakeFitter,
         report=print,
         committed=print,
-        crew=print,
+        workers=print,
         notice=print,
     )
     assert engine_ray.run_ray(job, [SimpleNamespace()]) == "cuda"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gvit.pipeline.journal import BlockResult, Journal, Outcome, _pack, _unpack
-from gvit.pipeline.place.private_files import FolderFiles
+from gvit.pipeline.place.folder import Folder
 
 OK = Outcome("a/1", 10, 12, 27.123456789012345, None, "ab" * 32)
 UNFIT = Outcome("a/2", 10, 12, None, "the fit gave no finite result", "cd" * 32)
@@ -24,7 +24,9 @@ def block():
 
 @pytest.fixture
 def journal(tmp_path):
-    return Journal(FolderFiles(tmp_path))
+    place = Folder(tmp_path)
+    place.prepare()
+    return Journal(place)
 
 
 def same(left, right):
@@ -49,7 +51,7 @@ def test_every_number_comes_back_exactly(psnr, dtype, rows):
 
 def test_a_torn_or_damaged_block_counts_as_none(journal, block, tmp_path):
     journal.write("shard-000000", 0, block)
-    path = tmp_path / "journal" / "shard-000000" / "00000000"
+    path = tmp_path / ".gvit" / "journal" / "shard-000000" / "00000000"
     whole = path.read_bytes()
     for broken in [whole[:cut] for cut in range(0, len(whole), 37)] + [whole[:-1], whole + b"x"]:
         path.write_bytes(broken)
@@ -77,4 +79,4 @@ def test_a_removed_shard_leaves_nothing(journal, block, tmp_path):
     journal.write("shard-000001", 0, block)
     journal.remove("shard-000000")
     journal.remove("shard-000007")
-    assert [path.name for path in (tmp_path / "journal").iterdir()] == ["shard-000001"]
+    assert [path.name for path in (tmp_path / ".gvit" / "journal").iterdir()] == ["shard-000001"]

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from gvit.fitting.config import FitConfig
 from gvit.images.sources.folder import Entry
 from gvit.pipeline.config import EncodeConfig, RunConfig, fingerprint
-from gvit.pipeline.place.private_files import FolderFiles
-from gvit.pipeline.place.run_state import (
-    RunRecord,
-    RunState,
-    check_same,
-    dump_run_state,
-    load_run_state,
-    read_run_state,
-    save_run_state,
-)
+from gvit.pipeline.place.folder import Folder
+from gvit.pipeline.place.run_state import RunRecord, check_same, new_state, read_state, save_state
 from gvit.pipeline.plan import make_plan
 from gvit.schemas import DatasetError, GvitError
 
@@ -36,22 +29,38 @@ def fingerprint_of(settings, entries=ENTRIES):
     return fingerprint(settings, plan, ["a"])
 
 
-def test_a_state_comes_back_as_it_was(tmp_path):
+@pytest.fixture
+def place(tmp_path):
+    """A folder that is ready for work."""
+    found = Folder(tmp_path / "dst")
+    found.prepare()
+    return found
+
+
+def test_a_state_comes_back_as_it_was(place, tmp_path):
     record = RunRecord("2030-01-01T00:00:00+00:00", "host", 7, "inline", "cpu", 2, 1.5, 10, "finished")
-    state = RunState(fingerprint_of(config(tmp_path)), True, (record, record))
-    path = tmp_path / "run.json"
-    path.write_bytes(dump_run_state(state))
-    assert load_run_state(path) == state
-    assert {"schema_version", "fit_version", "fingerprint"} <= json.loads(path.read_bytes()).keys()
+    state = replace(new_state(fingerprint_of(config(tmp_path)), replaced=True), runs=(record, record))
+    save_state(place, state)
+    assert read_state(place) == state
+    written = json.loads((place.local / "run.json").read_bytes())
+    assert {"schema_version", "fit_version", "fingerprint"} <= written.keys()
 
 
-def test_no_state_is_none_and_a_damaged_one_is_refused(tmp_path):
-    path = tmp_path / "run.json"
-    assert load_run_state(path) is None
+def test_no_state_is_none_and_a_damaged_one_is_refused(place):
+    path = place.local / "run.json"
+    assert read_state(place) is None
     for damaged in (b"", b"[]", b'{"fingerprint": {}}', b'{"fingerprint": 1, "replaced": false, "runs": []}'):
         path.write_bytes(damaged)
         with pytest.raises(DatasetError, match=r"damaged.*--overwrite"):
-            load_run_state(path)
+            read_state(place)
+
+
+def test_a_state_with_a_field_that_this_version_does_not_know_is_refused_by_its_name(place, tmp_path):
+    save_state(place, new_state(fingerprint_of(config(tmp_path)), replaced=False))
+    for path in place.local.iterdir():
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"sparkle": 3}))
+    with pytest.raises(DatasetError, match="sparkle"):
+        read_state(place)
 
 
 def test_how_it_is_run_and_where_leaves_the_fingerprint_alone(tmp_path):
@@ -128,17 +137,24 @@ def test_a_batch_fits_into_memory_at_every_size(size, device):
     assert batch == 1 or batch * size**2 * 3 <= 2**27
 
 
+class TornPlace(Folder):
+    """A folder that is behind a URL, as far as its state is concerned."""
+
+    __slots__ = ()
+    folder = None
+
+
 @pytest.mark.parametrize("torn", ["run.json", "run.copy.json"])
-def test_a_state_that_was_torn_while_it_was_written_is_known_from_its_other_copy(tmp_path, torn):
-    files = FolderFiles(tmp_path)
-    state = RunState(fingerprint_of(config(tmp_path)))
-    assert read_run_state(files, "there") is None
-    files.write("run.copy.json", b"{")  # of the first write of all
-    assert read_run_state(files, "there") is None
-    save_run_state(files, state)
-    (tmp_path / torn).write_bytes(b'{"fing')
-    assert read_run_state(files, "there") == state
-    for path in tmp_path.iterdir():
+def test_a_state_that_was_torn_while_it_was_written_is_known_from_its_other_copy(place, tmp_path, torn):
+    place = TornPlace(place.path)
+    state = new_state(fingerprint_of(config(tmp_path)), replaced=False)
+    assert read_state(place) is None
+    place.write(".gvit/run.copy.json", b"{")  # of the first write of all
+    assert read_state(place) is None
+    save_state(place, state)
+    (place.local / torn).write_bytes(b'{"fing')
+    assert read_state(place) == state
+    for path in place.local.iterdir():
         path.write_bytes(b"{")
-    with pytest.raises(DatasetError, match=r"there/run.copy.json is damaged.*--overwrite"):
-        read_run_state(files, "there")
+    with pytest.raises(DatasetError, match=r"dst/.gvit/run.copy.json is damaged.*--overwrite"):
+        read_state(place)

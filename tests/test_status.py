@@ -9,7 +9,8 @@ import pytest
 
 import fake_encode as fake
 from gvit.commands import app as cli
-from gvit.pipeline import snapshot
+from gvit.pipeline.place.folder import Folder
+from gvit.pipeline.progress import read_standing
 from gvit.pipeline.status import status_of
 from gvit.schemas import GvitError, read_manifest
 
@@ -39,7 +40,9 @@ def test_a_running_encode_is_seen_from_another_process_and_a_killed_one_is_not_t
     state = destination / ".gvit"
     process = fake.start_script("slow:0.1", source, destination, "batch_size=16")
     try:
-        fake.wait_for(lambda: (state / "run.json").exists() and status_of(destination).images_per_second)
+        fake.wait_for(
+            lambda: (state / "run.json").exists() and status_of(destination).standing.images_per_second
+        )
         code, out, _ = gvit_status(destination, "--json")
         live = json.loads(out)
         assert (code, live["state"], live["images"]) == (0, "running", 2 * fake.PER_CLASS + 2)
@@ -71,7 +74,7 @@ def test_a_finished_encode_has_the_numbers_of_its_manifest(source, tmp_path, gvi
 
 def test_the_last_snapshot_of_a_run_is_where_it_ended(source, tmp_path):
     fake.fake_encode(source, tmp_path / "dst")
-    seen = snapshot.read_snapshot(tmp_path / "dst")
+    seen = read_standing(Folder(tmp_path / "dst"))
     assert (seen.engine, seen.total, seen.done, seen.failed) == ("inline", 502, 502, 2)
 
 

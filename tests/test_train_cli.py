@@ -20,12 +20,13 @@ from fake_sets import CLASSES, write_dataset
 from gvit.commands import app as cli
 from gvit.commands import train as commands
 from gvit.fitting.config import FIT_VERSION
+from gvit.pictures.progress import INTERVAL_SECONDS, Display
 from gvit.schemas import GvitError
 from gvit.schemas.documents import build
 from gvit.train.config import TrainConfig
 from gvit.train.recipes import RECIPES, gpu_hours
 from gvit.train.run.metrics import MetricLog, read_metrics
-from gvit.train.run.progress import INTERVAL_SECONDS, RunDisplay, Standing
+from gvit.train.run.progress import Standing
 from gvit.train.run.report import draw_confusion, draw_curves
 from gvit.train.settings import differences, dump, merge, parse_assignment, plain
 
@@ -289,13 +290,13 @@ def test_off_a_terminal_a_line_comes_once_per_interval_and_says_all():
     now = [0.0]
     said = Console(file=io.StringIO(), width=300)
     standing = standing_of(lambda: now[0])
-    display = RunDisplay(standing, said)
+    display = Display("train", 100, said, clock=lambda: now[0])
     for step in range(1, 51):
         now[0] = step * INTERVAL_SECONDS / 25
         standing.advance(step // 10, step)
         standing.loss, standing.top1, standing.val_top1, standing.rate = 1.5, 0.25, 0.5, 1e-3
         standing.samples_per_second = 123.0
-        display.refresh()
+        display.show(standing.step, standing.describe())
     middle = "loss 1.500, top-1 25.0%, val 50.0%, lr 1.0e-03, 123 samples/s"
     assert said.file.getvalue().splitlines() == [
         f"train: epoch 3/10, step 25/100, {middle}, 30 s to go",
@@ -306,9 +307,9 @@ def test_off_a_terminal_a_line_comes_once_per_interval_and_says_all():
 def test_on_a_terminal_there_is_a_bar():
     said = Console(file=io.StringIO(), force_terminal=True, width=120)
     standing = standing_of(time.monotonic)
-    with RunDisplay(standing, said) as display:
+    with Display("train", 100, said) as display:
         standing.advance(1, 50)
-        display.refresh()
+        display.show(50, standing.describe())
     assert "epoch 2/10" in said.file.getvalue()
 
 

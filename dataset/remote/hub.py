@@ -1,9 +1,9 @@
-# pyright: reportUnknownParameterType=false
 """The Hugging Face hub: a push is one commit, so that what is there is a whole dataset or the one before.
 
 Written against the documentation of `HfApi` and tested against a stand-in only: what the hub itself does
 with it has not been tried.
 """
+# pyright: reportUnknownParameterType=false
 
 from __future__ import annotations
 

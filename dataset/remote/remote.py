@@ -1,5 +1,5 @@
-# pyright: reportUnknownParameterType=false, reportMissingTypeArgument=false
 """A place that holds a copy of a dataset: anything that fsspec knows, by its URL."""
+# pyright: reportUnknownParameterType=false, reportMissingTypeArgument=false
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["as_url", "place_name"]
+__all__ = ["as_url"]
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
 _ABSOLUTE = ("file", "local", "memory")
@@ -21,8 +21,3 @@ def as_url(path: str | Path) -> str | None:
         return None
     root = "/" if match[1] in _ABSOLUTE else ""
     return f"{match[1]}://{root}{match[2]}"
-
-
-def place_name(path: str | Path) -> str:
-    """Return what to call a place in a sentence: its URL, or its path."""
-    return as_url(path) or str(path)

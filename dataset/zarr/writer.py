@@ -1,8 +1,8 @@
-# pyright: reportUnknownParameterType=false, reportIndexIssue=false, reportOptionalMemberAccess=false
 """Writing `gaussians.zarr`: a pure conversion of a dataset whose shards are committed.
 
 It is made under another name and appears in one renaming, so a kill leaves either the old one or the new one.
 """
+# pyright: reportUnknownParameterType=false, reportIndexIssue=false, reportOptionalMemberAccess=false
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 """Parquet files with images in them, as the Hugging Face hub has them, as a source.
 
 Footers, and the column of labels, are read when listing; an image's bytes when it is decoded.
 """
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

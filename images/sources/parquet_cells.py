@@ -1,9 +1,9 @@
-# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 """Reading one image out of a Parquet file, in a decoding process.
 
 A row group is the smallest part of a Parquet file that can be read, so the last one stays in memory for the
 images that follow; a plan keeps the images of a row group together.
 """
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

@@ -11,14 +11,13 @@ from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from ...dataset.remote.urls import as_url, place_name
 from ...schemas.errors import GvitError
-from ..place.private_files import shared_advice
 from ..plan import BlockPlan
-from ..worker import condemn, journal_of
+from ..progress import Progress
+from ..worker import quarantine
 from .dispatch import MAX_DEATHS_IN_A_ROW, Dispatch, Task
-from .remote_worker import URL_SECONDS, Greeting, Order, Reply, this_version
-from .worker_state import ShardProgress, WorkerState, log_path, read_state
+from .remote_worker import Greeting, Order, Reply, this_version
+from .worker_state import WorkerState, log_path, read_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,10 +29,10 @@ if TYPE_CHECKING:
     from ..worker import FitterFactory, WorkerSpec
     from .cluster import Layout
 
-__all__ = ["POISON", "Crew", "Driver", "Handle", "Job", "WorkerDied"]
+__all__ = ["POISON", "Driver", "Handle", "Job", "WorkerDied", "Workers"]
 
 Handle: TypeAlias = Any
-"""A worker, a call or an answer, as the crew has it: opaque here."""
+"""A worker, a call or an answer, as `Workers` has it: opaque here."""
 
 POISON = "the worker crashed or hung on this image"
 """The error of an image that killed its workers, alone."""
@@ -51,7 +50,7 @@ class WorkerDied(Exception):  # noqa: N818  (an event, no mistake)
     """A worker is gone, and with it the answer to a call; the text says why in a few words."""
 
 
-class Crew(Protocol):
+class Workers(Protocol):
     """Where workers come from: processes, each with a `RemoteWorker`, that do their calls one by one."""
 
     def hire(self, order: Order) -> Handle:
@@ -83,8 +82,8 @@ class Crew(Protocol):
 class Job:
     """What is to be done, and who is told.
 
-    `report` hears of finished images, `committed` of finished shards, `crew` of all workers now and then,
-    `notice` of deaths and other news in a sentence.
+    `report` hears how far each shard is, `committed` of finished shards, `workers` of all workers now and
+    then, `notice` of deaths and other news in a sentence.
     """
 
     spec: WorkerSpec
@@ -92,7 +91,7 @@ class Job:
     fitter_factory: FitterFactory
     report: Reporter
     committed: Callable[[DoneMark], None]
-    crew: Callable[[Sequence[WorkerState]], None]
+    workers: Callable[[Sequence[WorkerState]], None]
     notice: Callable[[str], None]
 
 
@@ -120,9 +119,9 @@ class _Hand:
 
 
 class Driver:
-    """Hires workers, hands out tasks, collects replies, buries the dead."""
+    """Hires workers, hands out tasks, collects replies, replaces the dead."""
 
-    def __init__(self, job: Job, crew: Crew, layout: Layout, shards: Sequence[ShardPlan]) -> None:
+    def __init__(self, job: Job, workers: Workers, layout: Layout, shards: Sequence[ShardPlan]) -> None:
         spec = job.spec
         each = replace(job.run, workers=layout.cpus)
         self._spec = replace(
@@ -132,7 +131,7 @@ class Driver:
             batch=each.batch(spec.fit.size, spec.device),
         )
         self._job = job
-        self._crew = crew
+        self._workers = workers
         self._layout = layout
         self._dispatch = Dispatch(shards)
         self._witness = shards[0].entries[0]
@@ -140,7 +139,7 @@ class Driver:
         self._hired = 0
         self._failed_starts = 0
         self._next_look = 0.0
-        self._seen: dict[str, ShardProgress] = {}  # what was told of each shard
+        self._seen: dict[str, Progress] = {}  # what was told of each shard
         self._kept: Counter[str] = Counter()  # images of a shard that this run journaled before a death
 
     def work(self) -> None:
@@ -154,13 +153,13 @@ class Driver:
             self._work()
         finally:
             for hand in self._hands:
-                self._crew.end(hand.worker)
+                self._workers.end(hand.worker)
 
     def _work(self) -> None:
         while self._dispatch.unfinished:
             self._hire()
             self._hand_out()
-            self._crew.wait([call for hand in self._hands for call in hand.calls], _POLL_SECONDS)
+            self._workers.wait([call for hand in self._hands for call in hand.calls], _POLL_SECONDS)
             for hand in list(self._hands):
                 self._collect(hand)
             self._look()
@@ -178,8 +177,8 @@ class Driver:
                 fitter_factory=self._job.fitter_factory,
                 witness=self._witness,
             )
-            worker = self._crew.hire(order)
-            self._hands.append(_Hand(name, worker, self._crew.call(worker, "greet"), time.monotonic()))
+            worker = self._workers.hire(order)
+            self._hands.append(_Hand(name, worker, self._workers.call(worker, "greet"), time.monotonic()))
 
     def _hand_out(self) -> None:
         """Give each worker its next task; towards the end nobody holds one that another could begin."""
@@ -201,9 +200,9 @@ class Driver:
         hand.following = self._dispatch.take() if self._plenty else None
         if task.part is None:
             following = None if hand.following is None else hand.following.shard
-            call = self._crew.call(hand.worker, "encode", task.shard, following)
+            call = self._workers.call(hand.worker, "encode", task.shard, following)
         else:
-            call = self._crew.call(hand.worker, "try_part", task.shard, task.part)
+            call = self._workers.call(hand.worker, "try_part", task.shard, task.part)
         if not hand.tasks:
             hand.changed = time.monotonic()
         hand.tasks.append((call, task))
@@ -224,11 +223,11 @@ class Driver:
 
     def _collect(self, hand: _Hand) -> None:
         """Take what one worker has ready, in the order of its tasks."""
-        while hand.calls and self._crew.wait(hand.calls[:1], 0):
+        while hand.calls and self._workers.wait(hand.calls[:1], 0):
             try:
-                answer = self._crew.answer(hand.calls[0])
+                answer = self._workers.answer(hand.calls[0])
             except WorkerDied as death:
-                self._bury(hand, str(death))
+                self._replace(hand, str(death))
                 return
             if hand.ready:
                 self._take_reply(hand, answer)
@@ -238,13 +237,12 @@ class Driver:
     def _welcome(self, hand: _Hand, greeting: Greeting) -> None:
         if greeting.problem is not None:
             raise GvitError(greeting.problem)
-        destination = self._spec.destination
+        place = self._spec.place
         deadline = time.monotonic() + _VISIBLE_SECONDS
         while (state := self._shown_by(hand)) is None or state.pid != greeting.pid:
             if time.monotonic() > deadline:
                 raise GvitError(
-                    f"what {greeting.host} writes to {place_name(destination)} does not appear here; "
-                    f"{shared_advice(destination)}"
+                    f"what {greeting.host} writes to {place.name} does not appear here; {place.advice}"
                 )
             time.sleep(_POLL_SECONDS)
         hand.ready, hand.state = True, state
@@ -264,11 +262,11 @@ class Driver:
 
     # ------------------------------------------------------------ deaths
 
-    def _bury(self, hand: _Hand, reason: str) -> None:
+    def _replace(self, hand: _Hand, reason: str) -> None:
         """Let a worker go that died or hangs; the task that it was at is to blame, the next one is not."""
-        self._crew.end(hand.worker)
+        self._workers.end(hand.worker)
         self._hands.remove(hand)
-        log = log_path(self._spec.destination, hand.name)
+        log = log_path(self._spec.place, hand.name)
         if not hand.ready:
             self._failed_starts += 1
             if self._failed_starts >= _MAX_FAILED_STARTS:
@@ -289,21 +287,21 @@ class Driver:
     def _blame(self, task: Task) -> None:
         in_flight, journaled = self._open_block(task.shard)
         if task.part is None:
-            seen = self._seen.get(task.shard.name, ShardProgress())
+            seen = self._seen.get(task.shard.name, Progress())
             lost = max(0, seen.images - journaled)
             self._keep(task.shard, seen.fresh - lost - self._kept[task.shard.name])
         given_up = self._dispatch.died(task, in_flight)
         if given_up is not None:
-            condemn(self._spec, task.shard, given_up, POISON)
+            quarantine(self._spec, task.shard, given_up, POISON)
             self._keep(task.shard, len(given_up.entries))
             self._job.notice(f"{given_up.entries[0].source} is given up: {POISON}")
 
     def _open_block(self, shard: ShardPlan) -> tuple[BlockPlan | None, int]:
         """Return what is not journaled of the first block that has such, and the number that is of all."""
-        journal = journal_of(self._spec.destination)
+        journal = self._spec.journal
         in_flight, journaled = None, 0
         for block in shard.blocks():
-            known = journal.read(shard.name, block.first, (entry.key for entry in block.entries))
+            known = journal.read(shard.name, block.first, block.keys)
             done = set() if known is None else {outcome.key for outcome in known.outcomes}
             journaled += len(done)
             missing = tuple(entry for entry in block.entries if entry.key not in done)
@@ -318,8 +316,7 @@ class Driver:
         now = time.monotonic()
         if now < self._next_look:
             return
-        if as_url(self._spec.destination) is not None:
-            self._next_look = now + URL_SECONDS
+        self._next_look = now + self._spec.place.request_seconds
         for hand in list(self._hands):
             state = self._shown_by(hand) if hand.ready else None
             if state is not None and state != hand.state:
@@ -327,8 +324,8 @@ class Driver:
                 if hand.tasks and state.doing == "encoding" and state.shard == hand.tasks[0][1].shard.name:
                     self._tell(state.shard, state.progress)
             if hand.tasks and now - hand.changed > self._job.run.hang_seconds:
-                self._bury(hand, f"no sign of life for {self._job.run.hang_seconds:g} s")
-        self._job.crew([hand.state for hand in self._hands if hand.state is not None])
+                self._replace(hand, f"no sign of life for {self._job.run.hang_seconds:g} s")
+        self._job.workers([hand.state for hand in self._hands if hand.state is not None])
         waited = min((now - hand.hired for hand in self._hands), default=0.0)
         if waited > START_SECONDS and not any(hand.ready for hand in self._hands):
             raise GvitError(
@@ -342,21 +339,19 @@ class Driver:
         A worker is not taken for hung because of the latter.
         """
         try:
-            return read_state(self._spec.destination, hand.name)
+            return read_worker(self._spec.place, hand.name)
         except GvitError:
             hand.changed = time.monotonic()
             return None
 
     def _keep(self, shard: ShardPlan, images: int) -> None:
-        """Note so many more images as journaled; the next attempt will report them as known."""
+        """Note so many more images as journaled by this run; the next attempt will report them as known."""
         self._kept[shard.name] += images
-        self._tell(shard.name, ShardProgress())
+        self._tell(shard.name, Progress())
 
-    def _tell(self, shard: str, progress: ShardProgress) -> None:
-        """Report how far the present attempt at a shard is, as the difference to what was told before."""
-        before = self._seen.get(shard, ShardProgress())
+    def _tell(self, shard: str, progress: Progress) -> None:
+        """Report how far the present attempt at a shard is, with what this run did in earlier ones."""
         now = replace(progress, fresh=progress.fresh + self._kept[shard])
-        self._seen[shard] = now
-        for tally in now.since(before):
-            if tally.ok or tally.failed or tally.psnr_sum:
-                self._job.report(tally)
+        if now != self._seen.get(shard):
+            self._seen[shard] = now
+            self._job.report(shard, now)

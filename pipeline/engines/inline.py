@@ -25,7 +25,7 @@ def run_inline(
     fitter_factory: FitterFactory,
     committed: Callable[[DoneMark], None],
 ) -> None:
-    """Encode the shards in their order; `report` hears of finished images, `committed` of finished shards.
+    """Encode the shards in their order; `report` hears how far each is, `committed` of those that are done.
 
     Raises:
         GvitError: The lease is lost.

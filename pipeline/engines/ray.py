@@ -1,10 +1,10 @@
-# pyright: reportUnknownParameterType=false, reportMissingTypeArgument=false, reportPrivateUsage=false
 """The Ray engine: workers on many cores, GPUs or machines.
 
 The only module that knows ray. Each actor runs the plain `RemoteWorker`; its results go straight to storage.
 What is done about them is the business of the `Driver`. When the process of the driver dies, Ray ends its
 actors, and the next driver goes on.
 """
+# pyright: reportUnknownParameterType=false, reportMissingTypeArgument=false, reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ import ray._private.worker
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ...dataset.remote.urls import as_url
 from ...rendering.cores import usable_cores
 from ...schemas.errors import GvitError
 from ...schemas.version import __version__
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
     from ..config import RunConfig
     from ..plan import ShardPlan
-    from ..worker import WorkerSpec
 
 __all__ = ["run_ray"]
 
@@ -61,10 +59,10 @@ def run_ray(job: Job, shards: Sequence[ShardPlan]) -> str:
             lease is lost.
         OSError: The destination cannot be written.
     """
-    job = replace(job, spec=_absolute(job.spec))
+    job = replace(job, spec=job.spec.absolute())
     if not shards:
         return job.spec.device
-    forget_workers(job.spec.destination)
+    forget_workers(job.spec.place)
     with _connected(job.run):
         nodes = _nodes()
         check_versions(__version__, _versions(nodes))
@@ -75,7 +73,7 @@ def run_ray(job: Job, shards: Sequence[ShardPlan]) -> str:
         try:
             Driver(job, _Actors(layout), layout, shards).work()
         finally:
-            forget_workers(job.spec.destination)
+            forget_workers(job.spec.place)
     return device
 
 
@@ -215,7 +213,7 @@ def _versions(nodes: Sequence[tuple[str, Node]]) -> dict[str, str | None]:
 
 
 class _Actors:
-    """The driver's crew: actors of one size, none of which Ray may start again by itself."""
+    """The driver's workers: actors of one size, none of which Ray may start again by itself."""
 
     def __init__(self, layout: Layout) -> None:
         self._actor: Any = ray.remote(RemoteWorker).options(
@@ -241,15 +239,6 @@ class _Actors:
     def end(self, worker: Handle) -> None:
         with contextlib.suppress(RayError, ValueError):  # dead already
             ray.kill(worker)
-
-
-def _absolute(spec: WorkerSpec) -> WorkerSpec:
-    """Return a spec that means the same in another working directory."""
-    spec = replace(spec, source=spec.source.absolute())
-    if as_url(spec.destination) is not None:
-        return spec
-    claim = replace(spec.claim, path=spec.claim.path.absolute())
-    return replace(spec, destination=spec.destination.absolute(), claim=claim)
 
 
 def _short(error: RayError) -> str:

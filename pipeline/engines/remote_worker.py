@@ -16,14 +16,13 @@ import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ...dataset.remote.urls import as_url, place_name
 from ...fitting.config import FIT_VERSION
 from ...fitting.device import resolve_device
 from ...schemas.errors import GvitError
 from ...schemas.version import __version__
-from ..place.private_files import shared_advice
+from ..progress import Progress
 from ..worker import ShardEncoder
-from .worker_state import ShardProgress, WorkerState, log_path, write_state
+from .worker_state import WorkerState, log_path, write_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,13 +30,9 @@ if TYPE_CHECKING:
     from ...images.sources.folder import Entry
     from ...schemas.manifest import DoneMark
     from ..plan import BlockPlan, ShardPlan
-    from ..progress import Tally
     from ..worker import FitterFactory, WorkerSpec
 
-__all__ = ["URL_SECONDS", "Greeting", "Order", "RemoteWorker", "Reply", "this_version"]
-
-URL_SECONDS = 5.0
-"""Between two states of a shard, and two looks at them, where each costs a request to an object store."""
+__all__ = ["Greeting", "Order", "RemoteWorker", "Reply", "this_version"]
 
 _SHARED = "it must lie on a file system that all machines share"
 _STATE_SECONDS = 0.5  # between two states of a shard, so that small images do not wear out a network disk
@@ -72,7 +67,7 @@ class Reply:
     """How a task ended: with a committed shard, with a part journaled (no mark), or with what stopped it."""
 
     mark: DoneMark | None = None
-    progress: ShardProgress = field(default_factory=ShardProgress)
+    progress: Progress = field(default_factory=Progress)
     error: GvitError | OSError | None = None
 
 
@@ -88,7 +83,7 @@ class RemoteWorker:
         self._order = order
         self._state = WorkerState(order.name, socket.gethostname(), os.getpid(), "starting")
         self._shown = 0.0
-        self._interval = _STATE_SECONDS if as_url(order.spec.destination) is None else URL_SECONDS
+        self._interval = max(_STATE_SECONDS, order.spec.place.request_seconds)
         self._encoder: ShardEncoder | None = None
 
     def greet(self) -> Greeting:
@@ -130,19 +125,19 @@ class RemoteWorker:
             )
         if spec.device == "cuda" and resolve_device("auto") != "cuda":
             return f"{host} has no GPU that torch can use; check its driver and torch, or give --device cpu"
-        place, advice = place_name(spec.destination), shared_advice(spec.destination)
+        place = spec.place
         try:
             if not spec.claim.still_ours():
-                return f"{host} sees another {place} than this machine; {advice}"
+                return f"{host} sees another {place.name} than this machine; {place.advice}"
             self._show(doing="starting")
             if order.own_log:
                 self._redirect_output()
         except FileNotFoundError:
-            return f"{host} does not see {place}; {advice}"
+            return f"{host} does not see {place.name}; {place.advice}"
         except OSError as error:
-            if as_url(spec.destination) is not None:  # then it is its own disk
-                advice = "set GVIT_CACHE there to a folder that can be written"
-            return f"{host} cannot write {error.filename or place} ({error.strerror}); {advice}"
+            own = place.folder is None  # then it is its own disk
+            advice = "set GVIT_CACHE there to a folder that can be written" if own else place.advice
+            return f"{host} cannot write {error.filename or place.name} ({error.strerror}); {advice}"
         except GvitError as error:
             return f"on {host}: {error}"
         if not os.path.lexists(spec.source.path_of(order.witness)):
@@ -151,8 +146,9 @@ class RemoteWorker:
 
     def _redirect_output(self) -> None:
         """Send what this process prints into its log, crashes of compiled code included."""
-        path = log_path(self._order.spec.destination, self._order.name)
-        path.parent.mkdir(parents=as_url(self._order.spec.destination) is not None, exist_ok=True)
+        place = self._order.spec.place
+        path = log_path(place, self._order.name)
+        path.parent.mkdir(parents=place.folder is None, exist_ok=True)  # a folder that was deleted stays so
         log = path.open("a", buffering=1)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -167,11 +163,11 @@ class RemoteWorker:
         if self._encoder is None:
             raise RuntimeError("a worker greets before it works")
         try:
-            self._mention(doing=doing, shard=shard.name, images=len(shard.entries), progress=ShardProgress())
+            self._mention(doing=doing, shard=shard.name, images=len(shard.entries), progress=Progress())
             print(f"{_now()} {doing} {shard.name}")
             mark = work(self._encoder)
             progress = self._state.progress
-            self._mention(doing="waiting", shard="", images=0, progress=ShardProgress())
+            self._mention(doing="waiting", shard="", images=0, progress=Progress())
         except (GvitError, OSError) as error:
             traceback.print_exc()
             return Reply(error=error)
@@ -180,8 +176,8 @@ class RemoteWorker:
             raise
         return Reply(mark, progress)
 
-    def _report(self, tally: Tally) -> None:
-        self._state = self._state.next(progress=self._state.progress.plus(tally))
+    def _report(self, _shard: str, progress: Progress) -> None:
+        self._state = self._state.next(progress=progress)
         if time.monotonic() - self._shown >= self._interval:
             self._mention()
 
@@ -193,7 +189,7 @@ class RemoteWorker:
     def _show(self, **changes: object) -> None:
         self._state = self._state.next(**changes)
         self._shown = time.monotonic()
-        write_state(self._order.spec.destination, self._state)
+        write_worker(self._order.spec.place, self._state)
 
 
 def _now() -> str:

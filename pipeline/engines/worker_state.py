@@ -6,72 +6,22 @@ of its own and a worker that can be seen here is known to write where the driver
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from ..place.private_files import local_folder, private_files
-from ..progress import Tally
+from ...schemas.documents import Count, Integer, from_json, to_json
+from ...schemas.errors import DatasetError
+from ..place.place import PRIVATE
+from ..progress import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = [
-    "ShardProgress",
-    "WorkerState",
-    "forget_workers",
-    "log_path",
-    "parse_state",
-    "read_state",
-    "write_state",
-]
+    from ..place.place import Place
 
+__all__ = ["WorkerState", "forget_workers", "log_path", "read_worker", "write_worker"]
 
-@dataclass(frozen=True, slots=True)
-class ShardProgress:
-    """Images of a shard that are finished: ok, failed, the PSNR of the former added up (dB).
-
-    `fresh` counts those among them that this run has finished, and no earlier one; `cost_sum` is what its
-    fits took, `fitted` their number.
-    """
-
-    ok: int = 0
-    failed: int = 0
-    psnr_sum: float = 0.0
-    fresh: int = 0
-    cost_sum: float = 0.0
-    fitted: int = 0
-
-    @property
-    def images(self) -> int:
-        """All that are finished."""
-        return self.ok + self.failed
-
-    def plus(self, tally: Tally) -> ShardProgress:
-        """Return what it is after a tally."""
-        fresh = tally.images if tally.fresh else 0
-        return ShardProgress(
-            self.ok + tally.ok,
-            self.failed + tally.failed,
-            self.psnr_sum + tally.psnr_sum,
-            self.fresh + fresh,
-            self.cost_sum + tally.cost_sum,
-            self.fitted + tally.fitted,
-        )
-
-    def since(self, before: ShardProgress) -> tuple[Tally, ...]:
-        """Return the difference as tallies; numbers are negative where work was lost."""
-        fresh = self.fresh - before.fresh
-        whole = Tally(
-            self.ok - before.ok,
-            self.failed - before.failed,
-            self.psnr_sum - before.psnr_sum,
-            cost_sum=self.cost_sum - before.cost_sum,
-            fitted=self.fitted - before.fitted,
-        )
-        if fresh == whole.images:
-            return (whole,)
-        return Tally(fresh, 0, 0.0), replace(whole, ok=whole.ok - fresh, fresh=False)
+_WORKERS = f"{PRIVATE}/workers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +34,12 @@ class WorkerState:
 
     name: str
     host: str
-    pid: int
+    pid: Integer
     doing: str
     shard: str = ""
-    images: int = 0
-    progress: ShardProgress = ShardProgress()
-    beat: int = 0
+    images: Count = 0
+    progress: Progress = field(default_factory=Progress)
+    beat: Count = 0
 
     def describe(self) -> str:
         """Say it in a few words."""
@@ -102,47 +52,34 @@ class WorkerState:
         return replace(self, beat=self.beat + 1, **changes)
 
 
-def write_state(destination: Path, state: WorkerState) -> None:
+def write_worker(place: Place, state: WorkerState) -> None:
     """Show a state to whoever looks; not made durable, for it is of no use after the run.
 
     Raises:
         OSError: The folder cannot be written.
         GvitError: The place behind the URL cannot be written.
     """
-    data = (json.dumps(asdict(state)) + "\n").encode()
-    private_files(destination).write(_name(state.name), data, durable=False)
+    place.write(_name(state.name), to_json(state), durable=False)
 
 
-def read_state(destination: Path, name: str) -> WorkerState | None:
-    """Return the state of a worker, None where it has shown none yet."""
-    data = private_files(destination).read(_name(name))
+def read_worker(place: Place, name: str) -> WorkerState | None:
+    """Return the state of a worker, None where it has shown none yet that can be read."""
+    data = place.read(_name(name))
     try:
-        return None if data is None else parse_state(json.loads(data))
-    except (ValueError, KeyError, TypeError):
+        return None if data is None else from_json(WorkerState, data, closed=True)
+    except DatasetError:
         return None
 
 
-def parse_state(content: object) -> WorkerState:
-    """Read a state from JSON.
-
-    Raises:
-        KeyError: A field is missing.
-        TypeError: A field is unknown, or it is no object.
-    """
-    fields = dict(cast("dict[str, Any]", content))
-    progress = ShardProgress(**fields.pop("progress"))
-    return WorkerState(**fields, progress=progress)
-
-
-def forget_workers(destination: Path) -> None:
+def forget_workers(place: Place) -> None:
     """Remove the states that earlier runs left; their logs stay."""
-    private_files(destination).remove("workers")
+    place.remove_folder(_WORKERS)
 
 
-def log_path(destination: Path, name: str) -> Path:
+def log_path(place: Place, name: str) -> Path:
     """Return where the log of a worker lies, on its machine."""
-    return local_folder(destination) / "logs" / f"{name}.log"
+    return place.local / "logs" / f"{name}.log"
 
 
 def _name(worker: str) -> str:
-    return f"workers/{worker}.json"
+    return f"{_WORKERS}/{worker}.json"

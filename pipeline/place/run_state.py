@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
+from ...schemas.documents import Integer, from_json, to_json
 from ...schemas.errors import DatasetError, GvitError
-from .private_files import PRIVATE
+from .place import PRIVATE, Place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..config import Fingerprint
-    from .private_files import PrivateFiles
-
 __all__ = [
+    "Fingerprint",
     "RunRecord",
     "RunState",
     "check_same",
-    "dump_run_state",
-    "load_run_state",
-    "parse_run_state",
-    "read_run_state",
+    "new_state",
+    "read_state",
     "recorded_source",
-    "save_run_state",
+    "save_state",
 ]
 
-RUN_JSON, RUN_COPY = "run.json", "run.copy.json"
+Fingerprint = dict[str, str | int | float | bool | None]
+"""All that the bytes of a dataset depend on, by name."""
+
+RUN_JSON, RUN_COPY = f"{PRIVATE}/run.json", f"{PRIVATE}/run.copy.json"
 
 _DIGEST_SHOWN = 12
 _MISSING = "absent"
@@ -43,91 +42,73 @@ class RunRecord:
 
     started: str
     host: str
-    pid: int
+    pid: Integer
     engine: str
     device: str
-    workers: int
+    workers: Integer
     seconds: float
-    images: int
+    images: Integer
     outcome: str
     source: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """The fingerprint of a dataset, whether --overwrite began it, and the runs so far."""
+    """The fingerprint of a dataset, whether --overwrite began it, and the runs so far.
 
+    The versions are those of the fingerprint, for whoever reads the file.
+    """
+
+    schema_version: Integer
+    fit_version: Integer
     fingerprint: Fingerprint
     replaced: bool = False
     runs: tuple[RunRecord, ...] = ()
 
 
-def dump_run_state(state: RunState) -> bytes:
-    """Write a state as JSON."""
-    content = {
-        "schema_version": state.fingerprint["schema_version"],
-        "fit_version": state.fingerprint["fit_version"],
-        **asdict(state),
-    }
-    return (json.dumps(content, indent=1) + "\n").encode()
+def new_state(fingerprint: Fingerprint, *, replaced: bool) -> RunState:
+    """Return the state of a dataset that no run has worked on yet."""
+    schema, fit = (int(fingerprint[name] or 0) for name in ("schema_version", "fit_version"))
+    return RunState(schema_version=schema, fit_version=fit, fingerprint=fingerprint, replaced=bool(replaced))
 
 
-def load_run_state(path: Path) -> RunState | None:
-    """Read a state, None where there is no such file.
-
-    Raises:
-        DatasetError: It is damaged.
-    """
-    try:
-        return parse_run_state(path.read_bytes(), str(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+def save_state(place: Place, state: RunState) -> None:
+    """Write a state; twice behind a URL, where writes need not be all or nothing: one of the two is whole."""
+    for name in (RUN_JSON,) if place.folder is not None else (RUN_COPY, RUN_JSON):
+        place.write(name, to_json(state))
 
 
-def parse_run_state(data: bytes, place: str) -> RunState:
-    """Read a state from the content of its file.
-
-    Raises:
-        DatasetError: naming `place`: it is damaged.
-    """
-    try:
-        content = cast("dict[str, Any]", json.loads(data))
-        runs = tuple(RunRecord(**record) for record in content["runs"])
-        return RunState(dict(content["fingerprint"]), bool(content["replaced"]), runs)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f"{place} is damaged, so the dataset cannot be continued; "
-            "choose another folder or use --overwrite"
-        ) from error
-
-
-def save_run_state(files: PrivateFiles, state: RunState) -> None:
-    """Write a state twice, since not every place writes files all or nothing: one of the two is whole."""
-    for name in (RUN_COPY, RUN_JSON):
-        files.write(name, dump_run_state(state))
-
-
-def read_run_state(files: PrivateFiles, place: str) -> RunState | None:
-    """Return the state that `save_run_state` wrote among the private files of a place, None without any.
+def read_state(place: Place) -> RunState | None:
+    """Return the state that `save_state` wrote, None where there is none.
 
     Raises:
         DatasetError: Both copies are damaged.
     """
-    data, copy = files.read(RUN_JSON), files.read(RUN_COPY)
+    data, copy = place.read(RUN_JSON), place.read(RUN_COPY)
     if data is None:  # then a copy is of the very first write, and no work was done yet
         return None
     try:
-        return parse_run_state(data, f"{place}/{RUN_JSON}")
+        return _parse(data, f"{place.name}/{RUN_JSON}")
     except DatasetError:
         if copy is None:
             raise
-        return parse_run_state(copy, f"{place}/{RUN_COPY}")
+        return _parse(copy, f"{place.name}/{RUN_COPY}")
 
 
-def recorded_source(dataset: Path) -> Path | None:
-    """Return the folder of images that the last run on this dataset read, None where there is no record."""
+def _parse(data: bytes, name: str) -> RunState:
     try:
-        state = load_run_state(dataset / PRIVATE / RUN_JSON)
+        return from_json(RunState, data, closed=True)
+    except DatasetError as error:
+        raise DatasetError(
+            f"{name} is damaged ({error}), so the dataset cannot be continued; "
+            "choose another folder or use --overwrite"
+        ) from error
+
+
+def recorded_source(place: Place) -> Path | None:
+    """Return the folder of images that the last run here read, None where there is no record."""
+    try:
+        state = read_state(place)
     except DatasetError:  # damaged: no reason not to look at the dataset
         return None
     sources = [run.source for run in state.runs if run.source] if state else []

@@ -1,5 +1,5 @@
-# pyright: reportAttributeAccessIssue=false
 """Batches of sets, in an order that is a pure function, on the device that trains on them."""
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

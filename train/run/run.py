@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ...dataset.commit import atomic_write
 from ...dataset.export import check_unused
+from ...pictures.progress import Display
 from ...schemas.errors import GvitError
 from ...schemas.gaussians import min_scale
 from ..data.split import TrainingData, open_training_data
@@ -26,7 +27,7 @@ from .about import About, Scores
 from .checkpoint import Checkpoint, CheckpointFolder
 from .interruption import Interrupted, StopRequest, stoppable
 from .metrics import MetricLog, read_metrics, tensorboard_installed
-from .progress import RunDisplay, Standing
+from .progress import Standing
 from .report import LARGEST_CONFUSION, draw_confusion, draw_curves
 from .resume import CONFIG_NAME, checkpoint_to_resume, describe_data
 from .trainer import DivergedError, Trainer
@@ -168,7 +169,7 @@ class _Run:
         self._ranks = ranks
         self._folder = CheckpointFolder(config.run.out, config.run.keep)
         self._standing = Standing(config.epochs, trainer.total_steps)
-        self._display = RunDisplay(self._standing, console)
+        self._display = Display("train", trainer.total_steps, console)
         self._pace = _Pace()
         self._best: float | None = None
         self._evaluation: Evaluation | None = None
@@ -259,7 +260,7 @@ class _Run:
         # Several ranks can only agree where all of them wait for each other anyway.
         if self._ranks.world == 1 or to_log:
             self._stop_or_save()
-        self._display.refresh()
+        self._display.show(trainer.step, self._standing.describe())
 
     def _log_interval(self) -> None:
         trainer, standing = self._trainer, self._standing
@@ -307,7 +308,7 @@ class _Run:
                 {"kind": "evaluation", "step": trainer.step, "epoch": trainer.epoch, **_scores(evaluation)}
             )
         self._save(best=best)
-        self._display.refresh()
+        self._display.show(trainer.step, self._standing.describe())
 
     def _save(self, *, best: bool) -> None:
         """Save, unless a loss was no number: what was saved before is better then."""

@@ -1,0 +1,147 @@
+"""How far long work is, for people: a bar on a terminal, a plain line per interval anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+
+    from rich.console import Console
+    from rich.progress import TaskID
+
+__all__ = ["INTERVAL_SECONDS", "Display", "Pace", "plain_duration", "showing_bytes"]
+
+INTERVAL_SECONDS = 10.0
+"""How often work that is not on a terminal prints a line."""
+
+_WINDOW_SECONDS = 60.0
+_ROWS_SHOWN = 16
+
+
+def plain_duration(seconds: float) -> str:
+    """Say a duration as `45 s`, `12 min` or `3.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Pace:
+    """How fast work goes, over the last minute; `clock` counts seconds.
+
+    The first amount that is noted opens the window: what was prepared before it does not count.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._noted: deque[tuple[float, float]] = deque()
+
+    def note(self, amount: float) -> None:
+        """Note how much is done by now, all in all."""
+        now = self._clock()
+        self._noted.append((now, amount))
+        while len(self._noted) > 2 and self._noted[0][0] < now - _WINDOW_SECONDS:
+            self._noted.popleft()
+
+    @property
+    def rate(self) -> float:
+        """Amount per second, 0 before there were two."""
+        if not self._noted:
+            return 0.0
+        (start, before), (end, after) = self._noted[0], self._noted[-1]
+        return max(0.0, after - before) / (end - start) if end > start else 0.0
+
+    def seconds_for(self, amount: float) -> float | None:
+        """Return how long so much takes at this rate, None before there is one."""
+        return amount / self.rate if self.rate > 0 else None
+
+
+class Display:
+    """Shows how far work is while the body of a `with` runs.
+
+    Args:
+        name: Of the work.
+        total: How much there is to do.
+        console: Where to; None is silent.
+        clock: Counts seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: float,
+        console: Console | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._console = console
+        self._clock = clock
+        self._last_line = clock()
+        self._bar: Progress | None = None
+        self._rows: dict[str, TaskID] = {}
+        if console is not None and console.is_terminal:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20))
+            self._bar = Progress(*columns, TextColumn("{task.fields[words]}", markup=False), console=console)
+            self._whole = self._bar.add_task(name, total=total, words="starting")
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, done: float, words: str, rows: Mapping[str, str] | None = None) -> None:
+        """Show how much is done, if it is time to.
+
+        Args:
+            done: Out of the total.
+            words: What there is to say of it.
+            rows: A line for each of those who work on it, by name; on a terminal, the first few of them.
+        """
+        if self._bar is not None:
+            self._bar.update(self._whole, completed=done, words=words)
+            self._show_rows(self._bar, rows or {})
+        elif self._console is not None and self._clock() - self._last_line >= INTERVAL_SECONDS:
+            self._last_line = self._clock()
+            self.say(f"{self._name}: {words}")
+
+    def _show_rows(self, bar: Progress, rows: Mapping[str, str]) -> None:
+        for name in self._rows.keys() - rows.keys():
+            bar.remove_task(self._rows.pop(name))
+        for name, words in rows.items():
+            if name not in self._rows and len(self._rows) < _ROWS_SHOWN:
+                self._rows[name] = bar.add_task(name, total=None, words=words)
+            if name in self._rows:
+                bar.update(self._rows[name], words=words)
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        if self._console is not None:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def showing_bytes(name: str, total: int, console: Console) -> Generator[Callable[[int], None]]:
+    """Show bytes that are moved; yields what is to be called with the number of them after each piece."""
+    pace, done = Pace(), 0
+    pace.note(0)
+    with Display(name, total, console) as display:
+
+        def moved(count: int) -> None:
+            nonlocal done
+            done += count
+            pace.note(done)
+            left = pace.seconds_for(total - done)
+            eta = "" if left is None else f", {pace.rate / 1e6:.1f} MB/s, {plain_duration(left)} to go"
+            display.show(done, f"{done / 1e6:.1f} of {total / 1e6:.1f} MB{eta}")
+
+        yield moved

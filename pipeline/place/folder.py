@@ -1,0 +1,235 @@
+"""A folder on a disk as the place of a dataset: renames make every write all or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...dataset.commit import atomic_write, commit_shard, sweep_temporaries, write_manifest
+from ...schemas.errors import GvitError
+from ...schemas.manifest import MANIFEST_NAME
+from .place import PRIVATE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from ...schemas.manifest import DoneMark, Manifest
+    from ...schemas.rows import Row
+    from ...schemas.shards import BlockArrays
+
+__all__ = ["Folder"]
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder on a disk; its methods are those of `Place`."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Its path."""
+        return str(self.path)
+
+    @property
+    def folder(self) -> Path:
+        """Its path."""
+        return self.path
+
+    @property
+    def local(self) -> Path:
+        """Its private folder."""
+        return self.path / PRIVATE
+
+    @property
+    def request_seconds(self) -> float:
+        """Nothing."""
+        return 0.0
+
+    @property
+    def advice(self) -> str:
+        """That it must be shared."""
+        return "it must lie on a file system that all machines share"
+
+    def absolute(self) -> Folder:
+        """Return the same folder by its absolute path."""
+        return Folder(self.path.absolute())
+
+    def explain(self, error: OSError) -> GvitError | None:
+        """Say what a failed write below this folder means."""
+        if error.errno in _FULL:
+            return GvitError(
+                f"no space is left for {self.path}; what is finished is safe: "
+                "free some space and run the same command again"
+            )
+        if error.filename is None:
+            return None
+        if not Path(os.fsdecode(error.filename)).absolute().is_relative_to(self.path.absolute()):
+            return None
+        if error.errno in _READ_ONLY:
+            return GvitError(f"{self.path} cannot be written ({error.strerror}); choose another folder")
+        return GvitError(
+            f"{self.path} cannot be used ({error.strerror}); choose another folder, or try again"
+        )
+
+    # ------------------------------------------------------------ files
+
+    def prepare(self) -> None:
+        """Create the folder, and the private one in it.
+
+        Raises:
+            GvitError: They cannot be created.
+        """
+        try:
+            self.local.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            explained = self.explain(error)
+            if explained is None:  # the trouble is above the folder
+                sentence = f"{self.path} cannot be created ({error.strerror}); choose another folder"
+                explained = GvitError(sentence)
+            raise explained from error
+
+    def require_there(self) -> None:
+        """Make sure that the private folder is there."""
+        if not self.local.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "it was removed", str(self.path))
+
+    def names(self) -> list[str]:
+        """Return the names of files and folders."""
+        try:
+            return sorted(path.name for path in self.path.iterdir() if path.name != PRIVATE)
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError as error:
+            raise GvitError(
+                f"{self.path} is not a folder; give the folder that the dataset goes to"
+            ) from error
+        except OSError as error:
+            raise GvitError(
+                f"{self.path} cannot be read ({error.strerror}); choose another folder"
+            ) from error
+
+    def lengths(self) -> dict[str, int]:
+        """Return the lengths of regular files."""
+        try:
+            with os.scandir(self.path) as entries:
+                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        except FileNotFoundError:
+            return {}
+
+    def holds(self, folder: str) -> bool:
+        """Tell whether there is any file below a folder."""
+        return any(path.is_file() for path in (self.path / folder).rglob("*"))
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a file, None where there is none that can be read."""
+        try:
+            return (self.path / name).read_bytes()
+        except OSError:
+            return None
+
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        """Write a file all or nothing."""
+        path = self._path(name)
+        if durable:
+            atomic_write(path, data)
+            return
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        temporary.write_bytes(data)
+        temporary.replace(path)
+
+    def append(self, name: str, line: bytes) -> None:
+        """Add to the end of a file."""
+        with self._path(name).open("ab") as file:
+            file.write(line)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder as far as that is possible."""
+        shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def _path(self, name: str) -> Path:
+        """Return a path whose folder is there; but the first folder below this one must be there already."""
+        folder, *parts = (self.path / name).relative_to(self.path).parts[:-1] or (".",)
+        path = self.path / folder
+        for part in parts:
+            path /= part
+            path.mkdir(exist_ok=True)
+        return self.path / name
+
+    # ------------------------------------------------------------ for the lease
+
+    @contextmanager
+    def locked(self, name: str) -> Generator[float]:
+        """Lock a file; the time is the file system's own."""
+        path = self.path / name
+        with path.open("w") as lock:
+            with contextlib.suppress(OSError):  # a file system without locks: the race is all that is lost
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            os.utime(path)
+            yield path.stat().st_mtime
+
+    def touch(self, name: str) -> bool:
+        """Renew the time of a file."""
+        os.utime(self.path / name)
+        return True
+
+    def touched(self, name: str) -> float:
+        """Return when a file was last renewed."""
+        return (self.path / name).stat().st_mtime
+
+    # ------------------------------------------------------------ the dataset
+
+    def sweep(self, token: str) -> None:  # noqa: ARG002
+        """Remove the temporaries of killed runs."""
+        sweep_temporaries(self.path)
+        sweep_temporaries(self.local)
+
+    def commit(
+        self,
+        name: str,
+        blocks: Sequence[BlockArrays],
+        rows: Sequence[Row],
+        *,
+        split: str,
+        attempt: str,
+        still_ours: Callable[[], bool],
+    ) -> DoneMark:
+        """Write a shard beside its final names, and rename it into place."""
+        return commit_shard(
+            self.path, name, blocks, rows, split=split, attempt=attempt, still_ours=still_ours
+        )
+
+    def fetched(self, names: Iterable[str]) -> AbstractContextManager[Path]:  # noqa: ARG002
+        """Give this folder."""
+        return nullcontext(self.path)
+
+    def is_complete(self) -> bool:
+        """Tell whether there is a manifest."""
+        return (self.path / MANIFEST_NAME).exists()
+
+    def publish(self, manifest: Manifest, files: Mapping[str, bytes], marks: Sequence[DoneMark]) -> None:  # noqa: ARG002
+        """Write the files, the checksums, and the manifest last."""
+        for name, data in files.items():
+            if self.read(name) != data:
+                atomic_write(self.path / name, data)
+        write_manifest(self.path, manifest)
+
+    def unpublish(self) -> None:
+        """Remove the manifest."""
+        self.remove(MANIFEST_NAME)
