@@ -8,28 +8,26 @@ import json
 import shutil
 import tarfile
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..schemas.checksums import CARD_NAME, CLASS_NAMES_NAME
 from ..schemas.encoding import ENCODINGS, decode
 from ..schemas.errors import GvitError
-from ..schemas.manifest import DoneMark, Manifest, build_manifest
-from ..schemas.rows import Row, rows_to_table, table_to_rows
-from ..schemas.shards import BlockArrays
+from ..schemas.rows import Row, table_to_rows
 from .class_names import dump_class_names, read_class_names
-from .commit import commit_shard, write_manifest
+from .commit import write_manifest
 from .reader import Dataset, open_shards
+from .rewrite import write_shards
 from .selection import Selection, select
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from .open_shard import Shard
+    from ..schemas.manifest import Manifest
+
 
 __all__ = ["appearing", "check_unused", "export_samples", "export_webdataset", "export_zarr"]
 
@@ -122,68 +120,9 @@ def _finish(dataset: Dataset, folder: Path, manifest: Manifest, card: Callable[[
 
 
 def _write_shards(dataset: Dataset, folder: Path, selection: Selection) -> Manifest:
-    chosen = np.ones(len(dataset), dtype=bool)
-    if not selection.is_everything:
-        chosen[:] = False
-        chosen[select(dataset, selection)] = True
-    marks: list[DoneMark] = []
-    tables: list[Any] = []
-    start = 0
-    for shard in dataset.shards:
-        mask = chosen[start : start + shard.mark.images]
-        start += shard.mark.images
-        if selection.is_everything or mask.any():
-            rows = _rows(shard, mask, with_failed=selection.is_everything)
-            marks.append(_commit(folder, shard, mask, rows))
-            tables.append(rows_to_table(rows))
-    old = dataset.manifest
-    return build_manifest(
-        gaussians=old.gaussians,
-        size=old.size,
-        encoding=old.encoding,
-        fit=old.fit,
-        classes=old.classes,
-        marks=marks,
-        tables=tables,
-        name=old.name,
-        label_informed=old.label_informed,
-        tuning=old.tuning,
-    )
-
-
-def _commit(folder: Path, shard: Shard, mask: npt.NDArray[np.bool_], rows: list[Row]) -> DoneMark:
-    return commit_shard(
-        folder,
-        shard.mark.name,
-        _chosen_blocks(shard, mask),
-        rows,
-        split=shard.mark.split,
-        attempt="export",
-        still_ours=lambda: True,
-    )
-
-
-def _rows(shard: Shard, mask: npt.NDArray[np.bool_], *, with_failed: bool) -> list[Row]:
-    """Return the rows of the chosen sets of a shard, numbered anew."""
-    kept: list[Row] = []
-    stored = 0
-    for row in table_to_rows(shard.table):
-        if row.row is None:
-            kept += [row] if with_failed else []
-        elif mask[row.row]:
-            kept.append(replace(row, row=stored))
-            stored += 1
-    return kept
-
-
-def _chosen_blocks(shard: Shard, mask: npt.NDArray[np.bool_]) -> Iterator[BlockArrays]:
-    start = 0
-    for number, block in enumerate(shard.mark.blocks):
-        wanted = mask[start : start + block.rows]
-        start += block.rows
-        if wanted.any():
-            stored, labels = shard.reader.read_block(number)
-            yield BlockArrays(block.first, stored[wanted], labels[wanted])
+    if selection.is_everything:
+        return write_shards(dataset, folder, with_failed=True)
+    return write_shards(dataset.select(select(dataset, selection)), folder)
 
 
 # ---------------------------------------------------------------- a member per image

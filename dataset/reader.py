@@ -154,10 +154,13 @@ class Dataset:
     def __len__(self) -> int:
         return self._length
 
-    @property
-    def shards(self) -> tuple[Shard, ...]:
-        """The shards that hold the sets of this part, and perhaps others."""
-        return self._shards
+    def by_shard(self) -> Iterator[tuple[Shard, npt.NDArray[np.int64]]]:
+        """Yield each shard with the index in this part of each of its sets, -1 of those not in it."""
+        places = np.full(sum(shard.mark.images for shard in self._shards), -1, dtype=np.int64)
+        places[slice(None) if self._chosen is None else self._chosen] = np.arange(len(self))
+        ends = accumulate(shard.mark.images for shard in self._shards)
+        for shard, end in zip(self._shards, ends, strict=True):
+            yield shard, places[end - shard.mark.images : end]
 
     @property
     def format(self) -> str:

@@ -24,7 +24,6 @@ from ..schemas.manifest import (
     DoneMark,
     Manifest,
     ShardSummary,
-    build_manifest,
     read_done_mark,
     read_manifest,
 )
@@ -286,18 +285,7 @@ def _row_problems(row: dict[str, Any], classes: tuple[str, ...]) -> Iterator[str
 
 def _check_sums_of(manifest: Manifest, marks: list[DoneMark], tables: list[pa.Table]) -> None:
     """Check that the manifest is the one that done marks and rows add up to."""
-    expected = build_manifest(
-        gaussians=manifest.gaussians,
-        size=manifest.size,
-        encoding=manifest.encoding,
-        fit=manifest.fit,
-        classes=manifest.classes,
-        marks=marks,
-        tables=tables,
-        name=manifest.name,
-        label_informed=manifest.label_informed,
-        tuning=manifest.tuning,
-    )
+    expected = manifest.of_shards(marks, tables)
     if replace(expected, psnr=manifest.psnr) != manifest:
         raise DatasetError("its shards are not those of the done marks")
     if expected.psnr != manifest.psnr:

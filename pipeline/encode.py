@@ -26,12 +26,13 @@ from .place.open import open_place
 from .place.run_state import RunRecord, RunState, check_same, new_state, save_state
 from .plan import Plan, ShardPlan, make_plan
 from .progress import EventLog, Meter, Progress, StandingFile
-from .worker import FitterFactory, ImageFitter, WorkerSpec
+from .worker import FitterFactory, WorkerSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..fitting.config import FitConfig
+    from ..fitting.fitter import Fitter
     from ..images.sources.folder import Listing, Source
     from ..schemas.manifest import DoneMark
     from .engines.worker_state import WorkerState
@@ -131,7 +132,7 @@ def encode(
         raise explained from error
 
 
-def make_fitter(config: FitConfig, encoding: str, threads: int, device: str) -> ImageFitter:
+def make_fitter(config: FitConfig, encoding: str, threads: int, device: str) -> Fitter:
     """Make the fitter of this package."""
     from ..fitting.fitter import Fitter  # compiles; only now is it sure to be needed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,48 +21,17 @@ from .progress import Progress, Reporter
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ..fitting.fitter import Fitter
     from ..images.sources.folder import Entry, Source
     from ..schemas.manifest import DoneMark
     from .place.lease import Claim
     from .place.place import Place
     from .plan import BlockPlan, ShardPlan
 
-__all__ = ["Fits", "FitterFactory", "ImageFitter", "ShardEncoder", "WorkerSpec", "quarantine"]
+__all__ = ["FitterFactory", "ShardEncoder", "WorkerSpec", "quarantine"]
 
 
-class Fits(Protocol):
-    """What a fitter returns for a batch of B images: see `gvit.fitting.fitter.FitResult`."""
-
-    @property
-    def stored(self) -> NDArray[Any]:
-        """Stored values [B, N, columns] in the type of the encoding; meaningless where there is an error."""
-        ...
-
-    @property
-    def psnr(self) -> NDArray[np.float64]:
-        """PSNR [B] of the stored values in dB."""
-        ...
-
-    @property
-    def cost(self) -> NDArray[np.float64]:
-        """What each fit took [B], in full-size render + backward steps."""
-        ...
-
-    @property
-    def errors(self) -> Sequence[str | None]:
-        """Per image the reason why it cannot be fitted, or None."""
-        ...
-
-
-class ImageFitter(Protocol):
-    """What the worker needs of `gvit.fitting.fitter.Fitter`."""
-
-    def fit(self, targets: NDArray[np.uint8], keys: Sequence[str]) -> Fits:
-        """Fit a batch of images; the result for one does not depend on the others."""
-        ...
-
-
-FitterFactory = Callable[[FitConfig, str, int, str], ImageFitter]
+FitterFactory = Callable[[FitConfig, str, int, str], "Fitter"]
 """(config, encoding, threads, device) -> a fitter."""
 
 

@@ -213,6 +213,11 @@ class Manifest:
         )
         _require(self.splits == _count_splits(self.shards), "its splits are not those of its shards")
 
+    def of_shards(self, marks: Sequence[DoneMark], tables: Sequence[pa.Table]) -> Manifest:
+        """Return what it is when the dataset has these shards; as of `build_manifest`."""
+        names = ("gaussians", "size", "encoding", "fit", "classes", "name", "label_informed", "tuning")
+        return build_manifest(**{name: getattr(self, name) for name in names}, marks=marks, tables=tables)
+
 
 def check_shard_name(name: str) -> None:
     """Check that a name is ``shard-NNNNNN``, and so no path.

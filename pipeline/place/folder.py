@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ...dataset.commit import atomic_write, commit_shard, sweep_temporaries, write_manifest
 from ...schemas.errors import GvitError
 from ...schemas.manifest import MANIFEST_NAME
-from .place import PRIVATE
+from .place import PRIVATE, Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -33,10 +33,12 @@ _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
-    """A folder on a disk; its methods are those of `Place`."""
+class Folder(Place):
+    """A folder on a disk."""
 
     path: Path
+
+    advice = "it must lie on a file system that all machines share"
 
     @property
     def name(self) -> str:
@@ -44,7 +46,7 @@ class Folder:
         return str(self.path)
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Path:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Its path."""
         return self.path
 
@@ -52,16 +54,6 @@ class Folder:
     def local(self) -> Path:
         """Its private folder."""
         return self.path / PRIVATE
-
-    @property
-    def request_seconds(self) -> float:
-        """Nothing."""
-        return 0.0
-
-    @property
-    def advice(self) -> str:
-        """That it must be shared."""
-        return "it must lie on a file system that all machines share"
 
     def absolute(self) -> Folder:
         """Return the same folder by its absolute path."""

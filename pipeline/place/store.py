@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from ...schemas.checksums import SUMS_NAME, dump_checksums
 from ...schemas.documents import to_json
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.manifest import MANIFEST_NAME
+from .place import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -40,10 +40,12 @@ _TOKEN = 32  # letters of a lease's token, with which every attempt under it beg
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
-    """What is behind a URL; its methods are those of `Place`, and each may raise GvitError."""
+class Store(Remote, Place):
+    """What is behind a URL; each method may raise GvitError."""
 
-    remote: Remote
+    folder = None
+    request_seconds = REQUEST_SECONDS
+    advice = "all machines must reach it, with the same credentials"
 
     @staticmethod
     def open(url: str) -> Store:
@@ -58,102 +60,25 @@ class Store:
                 f"{remote.url} takes whole datasets only; "
                 f"encode into a folder, then: gvit push DST {remote.url}"
             )
-        return Store(remote)
+        return Store(remote.url, remote.filesystem, remote.root)
 
     def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
-        return Store.open, (self.remote.url,)  # connections stay on their machine
+        return Store.open, (self.url,)  # connections stay on their machine
 
     @property
     def name(self) -> str:
         """Its URL."""
-        return self.remote.url
-
-    @property
-    def folder(self) -> None:
-        """None: it is on no disk."""
-        return None
+        return self.url
 
     @property
     def local(self) -> Path:
         """A folder in the cache."""
-        url = self.remote.url
-        digest = hashlib.sha256(url.encode()).hexdigest()[:16]
-        return cache_folder() / "encode" / f"{url.rsplit('/', 1)[-1]}-{digest}"
-
-    @property
-    def request_seconds(self) -> float:
-        """A few."""
-        return REQUEST_SECONDS
-
-    @property
-    def advice(self) -> str:
-        """That all must reach it."""
-        return "all machines must reach it, with the same credentials"
-
-    def absolute(self) -> Store:
-        """Return the same place."""
-        return self
-
-    def explain(self, error: OSError) -> GvitError | None:  # noqa: ARG002
-        """Nothing: what fails here is explained already."""
-        return None
-
-    # ------------------------------------------------------------ files
-
-    def prepare(self) -> None:
-        """Nothing to make."""
-
-    def require_there(self) -> None:
-        """Nothing to miss."""
-
-    def names(self) -> list[str]:
-        """Return the names of files; folders beside them are not looked at."""
-        return sorted(self.lengths())
-
-    def lengths(self) -> dict[str, int]:
-        """Return the lengths of files."""
-        return self.remote.lengths()
-
-    def holds(self, folder: str) -> bool:
-        """Tell whether there is any file below a folder."""
-        return self.remote.holds(folder)
-
-    def read(self, name: str) -> bytes | None:
-        """Return the content of a file, None where there is none."""
-        return self.remote.read(name)
+        digest = hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        return cache_folder() / "encode" / f"{self.url.rsplit('/', 1)[-1]}-{digest}"
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:  # noqa: ARG002
         """Write a file; what is written here is durable in any case."""
-        self.remote.write(name, data)
-
-    def append(self, name: str, line: bytes) -> None:
-        """Add to the end of a file, by writing all of it: for a few lines."""
-        self.write(name, (self.read(name) or b"") + line)
-
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
-        self.remote.remove(name)
-
-    def remove_folder(self, name: str) -> None:
-        """Remove every file below a folder."""
-        self.remote.remove_folder(name)
-
-    # ------------------------------------------------------------ for the lease
-
-    @contextmanager
-    def locked(self, name: str) -> Generator[float]:  # noqa: ARG002
-        """Lock nothing; the time is this machine's."""
-        yield time.time()
-
-    def touch(self, name: str) -> bool:  # noqa: ARG002
-        """Tell that files here have no time to rely on."""
-        return False
-
-    def touched(self, name: str) -> None:  # noqa: ARG002
-        """Tell that files here have no time to rely on."""
-        return
-
-    # ------------------------------------------------------------ the dataset
+        Remote.write(self, name, data)
 
     def sweep(self, token: str) -> None:
         """Remove shards on their way from this machine's disk; what is at the place has its final name."""
@@ -178,9 +103,9 @@ class Store:
             require_lease(self.name, still_ours)
             self.remove(f"{name}.json")
             for file in mark.files:
-                self.remote.upload(scratch / file, file, lambda _: None)
+                self.upload(scratch / file, file, lambda _: None)
             require_lease(self.name, still_ours)
-            self.remote.upload(scratch / f"{name}.json", f"{name}.json", lambda _: None)
+            self.upload(scratch / f"{name}.json", f"{name}.json", lambda _: None)
         return mark
 
     @contextmanager
@@ -188,7 +113,7 @@ class Store:
         """Copy the files to this machine's disk."""
         with self._scratch("") as scratch:
             for name in names:
-                self.remote.download(name, scratch / name, lambda _: None)
+                self.download(name, scratch / name, lambda _: None)
             yield scratch
 
     @contextmanager
@@ -220,7 +145,7 @@ class Store:
     def is_complete(self) -> bool:
         """Tell whether there are checksums, of the manifest too."""
         with contextlib.suppress(DatasetError):
-            return MANIFEST_NAME in self.remote.checksums()
+            return MANIFEST_NAME in self.checksums()
         return False
 
     def publish(self, manifest: Manifest, files: Mapping[str, bytes], marks: Sequence[DoneMark]) -> None:
@@ -230,7 +155,7 @@ class Store:
         sums |= {f"{mark.name}.json": hashlib.sha256(to_json(mark)).hexdigest() for mark in marks}
         sums |= {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         with contextlib.suppress(DatasetError):
-            if sums.items() <= self.remote.checksums().items():
+            if sums.items() <= self.checksums().items():
                 return
         self.remove(SUMS_NAME)
         for name, data in files.items():

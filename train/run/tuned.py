@@ -10,23 +10,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ...dataset.commit import atomic_write, commit_shard, write_manifest
+from ...dataset.commit import atomic_write, write_manifest
 from ...dataset.export import appearing
+from ...dataset.rewrite import write_shards
 from ...rendering.cpu import render_batch
 from ...rendering.fidelity import psnr
 from ...schemas.checksums import CARD_NAME
 from ...schemas.encoding import decode, encode
 from ...schemas.gaussians import canonicalize, min_scale
-from ...schemas.manifest import MANIFEST_NAME, DoneMark, Manifest, Tuning, build_manifest
-from ...schemas.rows import Row, rows_to_table, table_to_rows
-from ...schemas.shards import BlockArrays
+from ...schemas.manifest import MANIFEST_NAME, Manifest, Tuning
 from ..model.motion import move
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from ...dataset.open_shard import Shard
     from ...dataset.reader import Dataset
+    from ...schemas.rows import Row
     from ..config import TrainConfig
     from ..data.split import TrainingData
     from ..guidance.source_images import FindPixels
@@ -104,84 +104,37 @@ def write_tuned(sets: TunedSets, out: Path) -> Manifest:
     Raises:
         GvitError: An image is missing or another one, or `out` cannot be written.
     """
-    numbers = {key: number for number, key in enumerate(sets.dataset.keys)}
-    marks: list[DoneMark] = []
-    rows: list[list[Row]] = []
+
+    def change(
+        stored: npt.NDArray[np.generic], numbers: npt.NDArray[np.int64], rows: Sequence[Row]
+    ) -> tuple[npt.NDArray[np.generic], list[Row]]:
+        moved = _moved(sets, stored, numbers)
+        quality = _qualities(sets, moved, rows)
+        return moved, [replace(row, psnr=value) for row, value in zip(rows, quality, strict=True)]
+
     with appearing(out) as folder:
-        for shard in sets.dataset.shards:
-            kept, blocks = _tune_shard(sets, shard, numbers)
-            if kept:
-                marks.append(
-                    commit_shard(
-                        folder,
-                        shard.mark.name,
-                        blocks,
-                        kept,
-                        split=shard.mark.split,
-                        attempt="tuned",
-                        still_ours=lambda: True,
-                    )
-                )
-                rows.append(kept)
-        manifest = _manifest(sets, marks, rows)
+        manifest = write_shards(sets.dataset, folder, change=change)
+        manifest = replace(manifest, label_informed=True, tuning=sets.tuning)
         (folder / CARD_NAME).write_text(_CARD)
         write_manifest(folder, manifest)
     return manifest
 
 
-def _manifest(sets: TunedSets, marks: list[DoneMark], rows: list[list[Row]]) -> Manifest:
-    old = sets.dataset.manifest
-    return build_manifest(
-        gaussians=old.gaussians,
-        size=old.size,
-        encoding=old.encoding,
-        fit=old.fit,
-        classes=old.classes,
-        marks=marks,
-        tables=[rows_to_table(part) for part in rows],
-        name=old.name,
-        label_informed=True,
-        tuning=sets.tuning,
-    )
-
-
-def _tune_shard(
-    sets: TunedSets, shard: Shard, numbers: dict[str, int]
-) -> tuple[list[Row], list[BlockArrays]]:
-    """Rows and blocks of the sets of a shard that were trained on."""
-    stored_rows = [row for row in table_to_rows(shard.table) if row.row is not None]
-    kept: list[Row] = []
-    blocks: list[BlockArrays] = []
-    start = 0
-    for number, block in enumerate(shard.mark.blocks):
-        rows = stored_rows[start : start + block.rows]
-        start += block.rows
-        wanted = np.array([row.key in numbers for row in rows])
-        if not wanted.any():
-            continue
-        stored, labels = shard.reader.read_block(number)
-        chosen = [row for row in rows if row.key in numbers]
-        moved = _moved(sets, stored[wanted], [numbers[row.key] for row in chosen])
-        blocks.append(BlockArrays(block.first, moved, labels[wanted]))
-        quality = _qualities(sets, moved, chosen)
-        kept += [
-            replace(row, row=len(kept) + place, psnr=value)
-            for place, (row, value) in enumerate(zip(chosen, quality, strict=True))
-        ]
-    return kept, blocks
-
-
-def _moved(sets: TunedSets, stored: npt.NDArray[np.generic], numbers: list[int]) -> npt.NDArray[np.generic]:
+def _moved(
+    sets: TunedSets, stored: npt.NDArray[np.generic], numbers: npt.NDArray[np.int64]
+) -> npt.NDArray[np.generic]:
     """Stored sets, moved and rounded as they are stored."""
     manifest = sets.dataset.manifest
     gaussians = torch.from_numpy(decode(stored, manifest.encoding))
     least = min_scale(manifest.size)
-    moved = move(gaussians, sets.moves[numbers].float(), reach=sets.reach, min_scale=least).numpy()
+    moved = move(
+        gaussians, sets.moves[torch.from_numpy(numbers)].float(), reach=sets.reach, min_scale=least
+    ).numpy()
     moved[..., 0:2] = moved[..., 0:2].clip(-1.0, 1.0)
     return encode(canonicalize(moved), manifest.encoding, manifest.size)
 
 
-def _qualities(sets: TunedSets, stored: npt.NDArray[np.generic], rows: list[Row]) -> list[float]:
+def _qualities(sets: TunedSets, stored: npt.NDArray[np.generic], rows: Sequence[Row]) -> list[float]:
     """PSNR of each stored set against its image, dB."""
     manifest = sets.dataset.manifest
     gaussians: Floats = decode(stored, manifest.encoding)
