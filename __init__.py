@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .fitting.fitter import Fitter as Fitter
     from .pipeline.config import EncodeConfig as EncodeConfig
     from .pipeline.encode import encode as encode
-    from .rendering.cpu import render_numpy as render_numpy
+    from .rendering.arrays import render_numpy as render_numpy
     from .schemas.errors import DatasetError as DatasetError
     from .schemas.errors import GvitError as GvitError
     from .schemas.gaussians import FIELDS as FIELDS
@@ -34,7 +34,7 @@ _HOMES: dict[str, str] = {
     "encode": "pipeline.encode",
     "open_dataset": "dataset.reader",
     "predict": "train.run.prediction",
-    "render_numpy": "rendering.cpu",
+    "render_numpy": "rendering.arrays",
 }
 
 __all__ = [
@@ -57,7 +57,16 @@ __all__ = [
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    try:
+        home = importlib.import_module(f".{_HOMES[name]}", __name__)
+    except ModuleNotFoundError as error:
+        from .schemas.extras import advice_for
+
+        advice = advice_for(error.name or "")
+        if advice is None:
+            raise
+        raise ImportError(advice, name=error.name) from error
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -13,20 +12,15 @@ from gvit.fitting.config import FitConfig
 from gvit.fitting.fitter import Fitter
 from gvit.images.decode import decode_image
 from gvit.images.sources.folder import FolderSource
-from gvit.schemas import GvitError, decode
+from gvit.schemas import decode
+from gvit.schemas.extras import require
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
 
-__all__ = ["fitted_sets", "photographs", "require_scikit_image"]
-
-
-def require_scikit_image() -> None:
-    """Raise GvitError where scikit-image, which brings photographs and SSIM, is missing."""
-    if importlib.util.find_spec("skimage") is None:
-        raise GvitError("this benchmark needs scikit-image: pip install scikit-image")
+__all__ = ["fitted_sets", "photographs"]
 
 
 def photographs(size: int, folder: Path | None = None, last: int | None = None) -> npt.NDArray[np.uint8]:
@@ -44,7 +38,7 @@ def photographs(size: int, folder: Path | None = None, last: int | None = None) 
         source = FolderSource(folder)
         files = [source.path_of(entry) for entry in source.scan().entries][-(last or 0) :]
         return np.stack([decode_image(file.read_bytes(), size).pixels for file in files])
-    require_scikit_image()
+    require("bench", "skimage")  # it brings photographs and SSIM
     data = resources.files("skimage") / "data"
     return np.stack([decode_image((data / name).read_bytes(), size).pixels for name in PHOTOS])
 

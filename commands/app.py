@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -16,6 +17,7 @@ from .card import card_command
 from .demo import demo_command
 from .encode import encode_command
 from .look import info_command, status_command, view_command
+from .output import EXIT_BAD_INPUT
 from .predict import predict_command
 from .sharing import export_command, verify_command
 from .train import evaluate_command, train_command
@@ -23,7 +25,6 @@ from .transfer import pull_command, push_command
 
 __all__ = ["encode_main", "main", "train_main"]
 
-EXIT_BAD_INPUT = 2
 SPINS = "2000"
 """How often a thread of torch looks for work before it sleeps. At OpenMP's default, many times that, threads
 that wait keep the cores from those they wait for: beside a second process, training was five times slower."""
@@ -47,12 +48,23 @@ def _run(app: typer.Typer) -> None:
     try:
         app()
     except Exception as error:
-        from ..schemas.errors import GvitError  # pulls pyarrow in, which `--help` need not wait for
-
-        if not isinstance(error, GvitError):
+        sentence = _sentence(error)
+        if sentence is None:
             raise
-        typer.echo(f"Error: {error}", err=True)
+        typer.echo(f"Error: {sentence}", err=True)
         sys.exit(EXIT_BAD_INPUT)
+
+
+def _sentence(error: Exception) -> str | None:
+    """Say what a person can do about an error; None where it is a fault of the program."""
+    from ..schemas.errors import GvitError  # pulls pyarrow in, which `--help` need not wait for
+    from ..schemas.extras import advice_for
+
+    if isinstance(error, ModuleNotFoundError):
+        script = Path(sys.argv[0]).name
+        stage = script.removeprefix("gvit-") if script.startswith("gvit-") else "".join(sys.argv[1:2])
+        return advice_for(error.name or "", stage)
+    return str(error) if isinstance(error, GvitError) else None
 
 
 def _sleep_while_waiting() -> None:

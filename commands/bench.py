@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .output import Json  # noqa: TC001 - typer reads the annotations
+
 __all__ = ["bench_app"]
 
 bench_app = typer.Typer(
@@ -17,7 +19,6 @@ bench_app = typer.Typer(
 
 Size = Annotated[int, typer.Option(help="Canvas, S x S pixels.", min=8)]
 Gaussians = Annotated[int, typer.Option("--num-gaussians", help="Gaussians per image.", min=1)]
-Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
 Images = Annotated[
     Path | None, typer.Option(help="Folder of images to fit; default: scikit-image's photographs.")
 ]
@@ -58,9 +59,6 @@ def fit_command(
     as_json: Json = False,
 ) -> None:
     """PSNR, SSIM and time of a fit, beside the textbook fit and GaussianImage's blending."""
-    from ..benchmarks.scenes import require_scikit_image
-
-    require_scikit_image()
     from ..benchmarks.fit import run
 
     _print(run(size, num_gaussians, images, last), as_json)

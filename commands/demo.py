@@ -5,13 +5,14 @@ What a command needs is imported in its body, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from .output import Json  # noqa: TC001 - typer reads the annotations
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +45,6 @@ _BRIGHTEST = 16  # scikit-learn's digits count ink from 0 to 16
 _VAL_DIGITS = 360
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write digits/ and photos/ into.")]
-Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
 
 
 def demo_command(folder: Folder, as_json: Json = False) -> None:
@@ -53,8 +53,9 @@ def demo_command(folder: Folder, as_json: Json = False) -> None:
     Nothing is downloaded: they come with scikit-learn and scikit-image, which must be installed.
     """
     from ..schemas.errors import GvitError
+    from ..schemas.extras import require
 
-    _require_libraries()
+    require("demo", "skimage", "sklearn")
     try:
         splits = write_digits(folder / "digits")
         photos = write_photos(folder / "photos")
@@ -68,21 +69,6 @@ def demo_command(folder: Folder, as_json: Json = False) -> None:
         counts = ", ".join(f"{name} {count}" for name, count in splits.items())
         typer.echo(f"{folder / 'digits'}: {sum(splits.values())} images in 10 classes ({counts})")
         typer.echo(f"{folder / 'photos'}: {photos} images")
-
-
-def _require_libraries() -> None:
-    from ..schemas.errors import GvitError
-
-    missing = [
-        library
-        for library, module in (("scikit-image", "skimage"), ("scikit-learn", "sklearn"))
-        if importlib.util.find_spec(module) is None
-    ]
-    if missing:
-        raise GvitError(
-            f"the demo's images come with {' and '.join(missing)}: "
-            f"install them with pip install {' '.join(missing)}"
-        )
 
 
 def write_digits(folder: Path) -> dict[str, int]:

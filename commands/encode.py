@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from .output import EXIT_FAILURES, EXIT_INTERRUPTED, EXIT_TERMINATED, Json, say, tell
+
 if TYPE_CHECKING:
     from collections.abc import Generator
     from types import FrameType
-
-    from rich.console import Console
 
     from ..images.decode import Crop
     from ..pipeline.config import EncodeConfig
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from ..pipeline.encode import EncodeSummary
 
 __all__ = ["encode_command"]
-
-EXIT_FAILURES = 1
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 CLASSES_SHOWN = 20
 
@@ -134,7 +130,6 @@ RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Try images again that failed in an earlier run.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the gvit dataset that DST holds first.")]
-Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
 
 
 def encode_command(
@@ -199,24 +194,17 @@ def encode_command(
 
 
 def _execute(config: EncodeConfig, *, dry_run: bool, as_json: bool) -> int:
-    from rich.console import Console
-
-    with _interruptible(config.destination, Console(stderr=True)):
+    with _interruptible(config.destination):
         return _estimate(config, as_json=as_json) if dry_run else _encode(config, as_json=as_json)
 
 
 def _encode(config: EncodeConfig, *, as_json: bool) -> int:
-    from rich.console import Console
-
     from ..pipeline.encode import encode
 
-    console = Console(stderr=True)
-    summary = encode(config, console=console)
-    _tell_failures(summary, console)
-    _say(console if as_json else Console(), _words(summary))
-    if as_json:
-        names = ("images", "failed", "seconds", "images_per_second", "psnr_mean", "steps_mean")
-        typer.echo(json.dumps({name: getattr(summary, name) for name in names}))
+    summary = encode(config)
+    _tell_failures(summary)
+    names = ("images", "failed", "seconds", "images_per_second", "psnr_mean", "steps_mean")
+    tell(_words(summary), {name: getattr(summary, name) for name in names}, as_json=as_json)
     return EXIT_FAILURES if summary.failed else 0
 
 
@@ -231,12 +219,12 @@ def _estimate(config: EncodeConfig, *, as_json: bool) -> int:
     return 0
 
 
-def _tell_failures(summary: EncodeSummary, console: Console) -> None:
+def _tell_failures(summary: EncodeSummary) -> None:
     for source, reason in summary.failures:
-        _say(console, f"failed: {source}: {reason}")
+        say(f"failed: {source}: {reason}", err=True)
     if summary.failed > len(summary.failures):
         more = summary.failed - len(summary.failures)
-        _say(console, f"... and {more} more; the .parquet files hold every reason")
+        say(f"... and {more} more; the .parquet files hold every reason", err=True)
 
 
 def _words(summary: EncodeSummary) -> str:
@@ -246,10 +234,6 @@ def _words(summary: EncodeSummary) -> str:
         f"{summary.destination}: {summary.images} images, {summary.failed} failed{quality} "
         f"({summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s{steps} in this run)"
     )
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _tell_estimate(found: Estimate) -> None:
@@ -266,13 +250,12 @@ def _tell_estimate(found: Estimate) -> None:
         table.add_row(name, str(count))
     if len(found.classes) > CLASSES_SHOWN:
         table.add_row(f"... {len(found.classes)} classes", "")
-    console = Console()
-    console.print(table)
+    Console().print(table)
     probed = (
         "unknown: no probed image can be fitted" if found.seconds is None else plain_duration(found.seconds)
     )
-    _say(console, f"{found.images} images in {found.shards} shards, {found.ignored} other files passed over")
-    _say(console, f"about {found.bytes / 1e6:.1f} MB and {probed}; nothing was written")
+    say(f"{found.images} images in {found.shards} shards, {found.ignored} other files passed over")
+    say(f"about {found.bytes / 1e6:.1f} MB and {probed}; nothing was written")
 
 
 def _number(option: str, text: str) -> int | None:
@@ -288,7 +271,7 @@ def _number(option: str, text: str) -> int | None:
 
 
 @contextlib.contextmanager
-def _interruptible(destination: Path | str, console: Console) -> Generator[None]:
+def _interruptible(destination: Path | str) -> Generator[None]:
     """Turn Ctrl-C and SIGTERM into one sentence and an exit code."""
     terminated = False
 
@@ -301,7 +284,7 @@ def _interruptible(destination: Path | str, console: Console) -> Generator[None]
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        _say(console, f"interrupted; run the same command again to finish {destination}")
+        say(f"interrupted; run the same command again to finish {destination}", err=True)
         raise typer.Exit(EXIT_TERMINATED if terminated else EXIT_INTERRUPTED) from interrupt
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .output import EXIT_FAILURES, Json
+
 if TYPE_CHECKING:
     from ..pictures.draw import Picture
 
 __all__ = ["info_command", "status_command", "view_command"]
-
-EXIT_STOPPED = 1
 
 Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder or URL of a finished dataset.")]
 Begun = Annotated[str, typer.Argument(metavar="DST", help="Folder or URL of a dataset, finished or not.")]
@@ -40,7 +40,6 @@ Run = Annotated[
     ),
 ]
 Images = Annotated[int, typer.Option(help="Images on a contact sheet.", min=1, max=1000)]
-Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
 
 
 def info_command(destination: Destination, as_json: Json = False) -> None:
@@ -74,7 +73,7 @@ def status_command(
         for line in found.lines():
             typer.echo(line)
     if found.state == STOPPED:
-        raise typer.Exit(EXIT_STOPPED)
+        raise typer.Exit(EXIT_FAILURES)
 
 
 def view_command(
@@ -123,8 +122,5 @@ def _tell(picture: Picture, output: Path, *, as_json: bool) -> None:
     if missing:
         which = "the original is" if picture.images == 1 else f"{missing} of {picture.images} originals are"
         typer.echo(f"{which} not shown: {picture.absence}", err=True)
-    if as_json:
-        facts = {"output": str(output), "images": picture.images, "originals": picture.originals}
-        typer.echo(json.dumps(facts | picture.facts))
-    else:
-        typer.echo(f"wrote {output}")
+    facts = {"output": str(output), "images": picture.images, "originals": picture.originals}
+    typer.echo(json.dumps(facts | picture.facts) if as_json else f"wrote {output}")

@@ -5,11 +5,12 @@ What a command needs is imported in its body, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .output import EXIT_FAILURES, Json, tell
 
 if TYPE_CHECKING:
     from ..dataset.reader import Dataset
@@ -18,13 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["export_command", "verify_command"]
 
-EXIT_FAULTS = 1
-
 FAULTS_SHOWN = 50
 FORMS = ("samples", "zarr", "webdataset", "images")
 
 Destination = Annotated[Path, typer.Argument(metavar="DST", help="Folder of a finished dataset.")]
-Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
 Deep = Annotated[
     bool, typer.Option("--deep", help="Read everything: checksums, every field, keys, labels, rows.")
 ]
@@ -99,9 +97,8 @@ def export_command(
         max_images=max_images,
     )
     images = _export(dataset, output, form, selection, size, true_aspect=true_aspect)
-    typer.echo(f"{output}: {images} images as {form}", err=as_json)
-    if as_json:
-        typer.echo(json.dumps({"output": str(output), "to": form, "images": images}))
+    facts = {"output": str(output), "to": form, "images": images}
+    tell(f"{output}: {images} images as {form}", facts, as_json=as_json)
 
 
 def _check_form(form: str) -> None:
@@ -175,13 +172,10 @@ def verify_command(
         typer.echo(f"... and {len(found.faults) - FAULTS_SHOWN} more; --json lists them all", err=as_json)
     depth = "read in full" if deep else "not read in full: that is --deep"
     verdict = f"{len(found.faults)} faults" if found.faults else "no fault"
-    typer.echo(
-        f"{destination}: {verdict}, {found.files} files and {found.images} images, {depth}", err=as_json
-    )
-    if as_json:
-        typer.echo(json.dumps(_facts(found)))
+    words = f"{destination}: {verdict}, {found.files} files and {found.images} images, {depth}"
+    tell(words, _facts(found), as_json=as_json)
     if found.faults:
-        raise typer.Exit(EXIT_FAULTS)
+        raise typer.Exit(EXIT_FAILURES)
 
 
 def _facts(found: Verification) -> dict[str, Any]:

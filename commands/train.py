@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .output import EXIT_INTERRUPTED, EXIT_TERMINATED, Json, say, tell
+
 if TYPE_CHECKING:
     from ..train.config import TrainConfig
 
 __all__ = ["evaluate_command", "train_command"]
-
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 _DATA, _LEARNING, _GUIDING = "The data", "What is learned, and how", "Guidance by the classifier"
 _RUN = "The run"
@@ -99,7 +98,6 @@ Resume = Annotated[
     str | None, typer.Option(help="auto goes on with the run in --out; never.", rich_help_panel=_RUN)
 ]
 ListRecipes = Annotated[bool, typer.Option("--list-recipes", help="Describe the recipes, and stop.")]
-Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
 Run = Annotated[Path, typer.Option("--checkpoint", help="Folder of a run, or of one checkpoint.")]
 
 
@@ -205,19 +203,18 @@ def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _train(config: TrainConfig, *, as_json: bool) -> None:
-    from rich.console import Console
-
     from ..train.run.interruption import Interrupted
     from ..train.run.run import train
 
-    console = Console(stderr=True)
     leads = os.environ.get("RANK", "0") == "0"
     try:
-        summary = train(config, console=console)
+        summary = train(config)
     except Interrupted as interrupted:
         if leads:
-            line = f"interrupted and saved at step {interrupted.step}: run the same command again to go on"
-            console.print(line, highlight=False, soft_wrap=True)
+            say(
+                f"interrupted and saved at step {interrupted.step}: run the same command again to go on",
+                err=True,
+            )
         code = EXIT_TERMINATED if interrupted.terminated else EXIT_INTERRUPTED
         raise typer.Exit(code) from interrupted
     if not leads:
@@ -227,9 +224,7 @@ def _train(config: TrainConfig, *, as_json: bool) -> None:
         f"samples after {summary.epochs} epochs ({summary.samples_per_second:.0f} samples/s); see "
         f"{config.run.out}"
     )
-    (console if as_json else Console()).print(words, markup=False, highlight=False, soft_wrap=True)
-    if as_json:
-        typer.echo(json.dumps(asdict(summary)))
+    tell(words, asdict(summary), as_json=as_json)
 
 
 def _list_recipes(*, as_json: bool) -> None:
@@ -254,8 +249,6 @@ def evaluate_command(
     as_json: Json = False,
 ) -> None:
     """Say how often a trained model is right."""
-    from rich.console import Console
-
     from ..train.run.trained import evaluate_checkpoint
 
     began = time.perf_counter()
@@ -264,8 +257,6 @@ def evaluate_command(
     words = (
         f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, loss {found.loss:.4f} on {found.samples} samples"
     )
-    Console(stderr=as_json).print(words, markup=False, highlight=False, soft_wrap=True)
-    if as_json:
-        facts = {name: getattr(found, name) for name in ("top1", "top5", "loss", "samples")}
-        facts |= {"epochs": model.about.epoch, "steps": model.step}
-        typer.echo(json.dumps({**facts, "samples_per_second": round(found.samples / seconds, 1)}))
+    facts = {name: getattr(found, name) for name in ("top1", "top5", "loss", "samples")}
+    facts |= {"epochs": model.about.epoch, "steps": model.step}
+    tell(words, {**facts, "samples_per_second": round(found.samples / seconds, 1)}, as_json=as_json)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from .output import Json, tell
 
 if TYPE_CHECKING:
     from ..dataset.remote.transfer import Transfer
@@ -19,7 +20,6 @@ Url = Annotated[
     typer.Argument(metavar="URL", help="As s3://bucket/name, hf://datasets/owner/name or file:///folder."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be copied; change nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
 
 
 def push_command(destination: Destination, url: Url, dry_run: DryRun = False, as_json: Json = False) -> None:
@@ -64,15 +64,12 @@ def _tell(done: Transfer, where: str, *, dry_run: bool, as_json: bool) -> None:
         for name in done.removed:
             typer.echo(f"would remove {name}", err=as_json)
     verb = "would copy" if dry_run else "copied"
-    typer.echo(
-        f"{where}: {verb} {len(done.copied)} of {done.files} files, {done.bytes / 1e6:.1f} MB", err=as_json
-    )
-    if as_json:
-        facts = {
-            "files": done.files,
-            "copied": list(done.copied),
-            "removed": list(done.removed),
-            "bytes": done.bytes,
-            "dry_run": dry_run,
-        }
-        typer.echo(json.dumps(facts))
+    facts = {
+        "files": done.files,
+        "copied": list(done.copied),
+        "removed": list(done.removed),
+        "bytes": done.bytes,
+        "dry_run": dry_run,
+    }
+    words = f"{where}: {verb} {len(done.copied)} of {done.files} files, {done.bytes / 1e6:.1f} MB"
+    tell(words, facts, as_json=as_json)

@@ -26,4 +26,4 @@ fi
 run python3 -m venv "$venv"
 # torch first: the CPU build comes from its own index, and nothing else does.
 run "$venv/bin/pip" install "${options[@]}" "${index[@]}" torch torchvision
-run "$venv/bin/pip" install "${options[@]}" "$source_folder"
+run "$venv/bin/pip" install "${options[@]}" "${source_folder}[all]"

@@ -19,7 +19,7 @@ from gvit.images.decode import decode_image
 from gvit.pictures.ellipses import draw_ellipses
 from gvit.pictures.lettering import GREY, INK, PAPER, write
 from gvit.pictures.view import to_pixels
-from gvit.rendering.cpu import render_numpy
+from gvit.rendering.arrays import render_numpy
 from gvit.schemas import decode
 
 if TYPE_CHECKING:

@@ -15,6 +15,8 @@ def resolve_device(device: str) -> str:
         ctypes.CDLL("libcuda.so.1")  # the driver; without it, torch need not be asked, which takes seconds
     except OSError:
         return "cpu"
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return "cpu"
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
-from ..rendering.cpu import render_numpy
+from ..rendering.arrays import render_numpy
 from .lettering import GREY, INK, PAPER, text_width, write, write_right
 from .view import enlarge, to_pixels
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..rendering.cpu import render_numpy
+from ..rendering.arrays import render_numpy
 from ..rendering.fidelity import psnr
 from .displacement import Displacement, draw_displacement
 from .page import Panel, draw_page, panel_side

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..dataset.export import appearing
 from ..dataset.selection import Selection, select
-from ..rendering.cpu import render_numpy
+from ..rendering.arrays import render_numpy
 from ..schemas.errors import GvitError
 from ..schemas.rows import Row, table_to_rows
 

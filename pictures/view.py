@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..rendering.cpu import render_numpy
+from ..rendering.arrays import render_numpy
 from .ellipses import DEVIATIONS, draw_ellipses
 from .page import Panel, Scale, draw_page, panel_side
 

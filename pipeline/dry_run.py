@@ -13,7 +13,7 @@ from ..fitting.device import resolve_device
 from ..images.decode import Decoded
 from ..images.decode_pool import MEMORY_LIMIT_BYTES, DecodePool
 from ..schemas.encoding import get_encoding
-from .encode import Survey, make_fitter, survey
+from .encode import Survey, check_install, make_fitter, survey
 from .plan import BLOCK_SIZE
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def estimate(config: EncodeConfig, *, fitter_factory: FitterFactory | None = Non
     Raises:
         GvitError: As `encode` does for the source and the destination.
     """
+    if fitter_factory is None:
+        check_install(config.run)
     found = survey(config)
     names = (entry.class_name for entry in found.listing.entries)
     return Estimate(

@@ -17,6 +17,7 @@ from ..fitting.device import resolve_device
 from ..images.open import open_source
 from ..pictures.progress import Display
 from ..schemas.errors import GvitError
+from ..schemas.extras import require
 from .config import EncodeConfig, RunConfig, fingerprint
 from .engines.inline import run_inline
 from .finished import FinishedShards, complete, reopen_shard
@@ -40,7 +41,16 @@ if TYPE_CHECKING:
     from .place.place import Place
     from .place.run_state import Fingerprint
 
-__all__ = ["EncodeSummary", "Survey", "encode", "make_fitter", "resolve_engine", "survey", "worker_spec"]
+__all__ = [
+    "EncodeSummary",
+    "Survey",
+    "check_install",
+    "encode",
+    "make_fitter",
+    "resolve_engine",
+    "survey",
+    "worker_spec",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +129,9 @@ def encode(
         KeyboardInterrupt: As raised in the meantime; the same call goes on from there.
     """
     console = Console(stderr=True) if console is None else console
-    fitter_factory = make_fitter if fitter_factory is None else fitter_factory
+    if fitter_factory is None:
+        check_install(config.run)
+        fitter_factory = make_fitter
     found = survey(config)
     try:
         found.place.prepare()
@@ -130,6 +142,19 @@ def encode(
         if explained is None:
             raise
         raise explained from error
+
+
+def check_install(run: RunConfig) -> None:
+    """Make sure that what a run needs is installed, before anything is written.
+
+    Raises:
+        GvitError: It is not; the sentence says how to install it.
+    """
+    require("encode", "numba")
+    if resolve_engine(run) == "ray":
+        require("encode", "ray")
+    elif resolve_device(run.device) == "cuda":
+        require("encode", "torch", "gsplat")
 
 
 def make_fitter(config: FitConfig, encoding: str, threads: int, device: str) -> Fitter:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..schemas.rule import RULE
 from .cores import usable_cores
+from .drawable import only_drawable
 from .jit import Floats, inlined, kernel
 from .lanes import LANES, absolute, fill, fma, load, store, total
 from .strips import (
@@ -26,26 +27,10 @@ from .strips import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DRAWABLE_LIMIT", "gradient_batch", "render_batch", "render_numpy"]
+__all__ = ["gradient_batch", "render_batch"]
 
 _EPSILON = RULE.epsilon
 _ALPHA_MIN = np.float32(RULE.alpha_min)
-DRAWABLE_LIMIT = 1e6
-"""Centres and scales beyond it, and scales below its inverse, are not drawn: canvas units."""
-
-
-def _only_visible(gaussians: Floats) -> Floats:
-    """A float32 copy in which what cannot be drawn has opacity 0 and harmless other fields.
-
-    That is: a field that is not finite, a scale that is not positive, or a centre or scale beyond 1e6.
-    """
-    visible = np.asarray(np.isfinite(gaussians).all(-1))
-    with np.errstate(invalid="ignore"):
-        visible &= (np.abs(gaussians[..., :4]) < DRAWABLE_LIMIT).all(-1) & (
-            gaussians[..., 2:4] > 1 / DRAWABLE_LIMIT
-        ).all(-1)
-    harmless = np.array([0, 0, 1, 1, 0, 0, 0, 0, 0], np.float32)
-    return np.ascontiguousarray(np.where(visible[..., None], gaussians, harmless), np.float32)
 
 
 @inlined
@@ -209,7 +194,7 @@ def render_batch(gaussians: Floats, height: int, width: int, threads: int | None
     Returns:
         float32 [B, 3, H, W], not clipped.
     """
-    sets = _only_visible(gaussians)
+    sets = only_drawable(gaussians)
     count, num = sets.shape[:2]
     images = np.empty((count, 3, height, width), np.float32)
 
@@ -237,7 +222,7 @@ def gradient_batch(gaussians: Floats, image_gradient: Floats, threads: int | Non
     Returns:
         float32 [B, N, 9], dL/d(gaussians); 0 for what is not drawn.
     """
-    sets = _only_visible(gaussians)
+    sets = only_drawable(gaussians)
     count, num = sets.shape[:2]
     height, width = image_gradient.shape[2:]
     upstream = np.ascontiguousarray(image_gradient, np.float32)
@@ -251,9 +236,3 @@ def gradient_batch(gaussians: Floats, image_gradient: Floats, threads: int | Non
 
     _over_images(count, threads or usable_cores(), work)
     return gradients
-
-
-def render_numpy(gaussians: Floats, height: int, width: int, threads: int | None = None) -> Floats:
-    """Render sets [B, N, 9] as images: float32 [B, H, W, 3], clipped to 0..1."""
-    images = render_batch(gaussians, height, width, threads)
-    return np.ascontiguousarray(images.clip(0.0, 1.0).transpose(0, 2, 3, 1))

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..schemas.errors import GvitError
 from ..schemas.rule import RULE
 from .cores import usable_cores
-from .cpu import DRAWABLE_LIMIT
+from .drawable import DRAWABLE_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Generator

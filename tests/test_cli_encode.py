@@ -183,7 +183,7 @@ def test_a_source_that_will_not_do_is_one_sentence_and_exit_code_2(tmp_path, gvi
 def test_an_interrupt_is_one_sentence_that_says_how_to_go_on(source, tmp_path, number, code):
     destination = tmp_path / "dst"
     command = ("gvit-encode", source, destination, *SMALL, "--batch-size", "64")
-    process = fake.start_script(*command, GVIT_FAKE_SECONDS=0.2)
+    process = fake.start_script(*command, GVIT_FAKE_SECONDS=1)
     fake.wait_for(lambda: fake.journaled(destination))
     process.send_signal(number)
     out, err = process.communicate(timeout=30)

@@ -95,9 +95,8 @@ def test_a_missing_library_is_named_with_what_to_install(monkeypatch, tmp_path, 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "skimage" else find(name))
     code, out, err = gvit_demo(tmp_path / "demo")
     assert (code, out) == (2, "")
-    assert err == (
-        "Error: the demo's images come with scikit-image: install them with pip install scikit-image\n"
-    )
+    needed = "Error: gvit demo needs scikit-image, which is not installed: pip install 'gvit[demo]'\n"
+    assert err == needed
     assert not (tmp_path / "demo").exists()
 
 

@@ -100,7 +100,7 @@ def test_an_image_of_a_cpu_takes_torch_from_its_own_index_and_exact_versions_whe
     assert lines == [
         "python3 -m venv /venv",
         f"{pip} --index-url https://download.pytorch.org/whl/cpu torch torchvision",
-        f"{pip} /source",
+        f"{pip} /source[all]",
     ]
     missing = run(DOCKER / "install.sh", "/source", "/venv", "cpu", tmp_path / "no", DRY_RUN="1")
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)

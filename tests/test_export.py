@@ -17,7 +17,7 @@ from gvit.dataset.reader import open_dataset
 from gvit.dataset.selection import Selection, select
 from gvit.dataset.verify import verify
 from gvit.pictures.image_folder import image_paths, render_at
-from gvit.rendering.cpu import render_numpy
+from gvit.rendering.arrays import render_numpy
 from gvit.schemas import ENCODINGS, GvitError, Row
 
 

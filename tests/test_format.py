@@ -15,7 +15,7 @@ from PIL import Image
 
 import small_dataset as small
 from gvit.dataset.reader import open_dataset
-from gvit.rendering.cpu import render_numpy
+from gvit.rendering.arrays import render_numpy
 from gvit.schemas import ENCODINGS, DatasetError
 from gvit.schemas.checksums import dump_checksums, parse_checksums
 

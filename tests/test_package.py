@@ -27,7 +27,7 @@ def folder_of(package):
 def wheel(tmp_path_factory):
     """The names of the files in a wheel that was built of a copy of the sources, other folders included."""
     copy = tmp_path_factory.mktemp("sources") / "clone"
-    wanted = ("*.py", "pyproject.toml", "README.md", "LICENSE")
+    wanted = ("*.py", "py.typed", "pyproject.toml", "README.md", "LICENSE")
     folders = [folder_of(package) for package in PACKAGES] + [ROOT / "tests", ROOT / "benchmarks"]
     for path in (path for folder in folders for pattern in wanted for path in folder.glob(pattern)):
         target = copy / path.relative_to(ROOT)
@@ -41,14 +41,14 @@ def wheel(tmp_path_factory):
     return zipfile.ZipFile(path).namelist()
 
 
-def test_the_wheel_holds_the_modules_of_the_packages_and_nothing_else(wheel):
+def test_the_wheel_holds_the_modules_of_the_packages_and_that_they_are_typed(wheel):
     files = {name for name in wheel if ".dist-info/" not in name}
     modules = {
         f"{package.replace('.', '/')}/{path.name}"
         for package in PACKAGES
         for path in folder_of(package).glob("*.py")
     }
-    assert files == modules
+    assert files == modules | {"gvit/py.typed"}
     assert "gvit/schemas/__init__.py" in modules
 
 

@@ -22,7 +22,7 @@ from gvit.images.decode import decode_image
 from gvit.pictures.ellipses import DEVIATIONS, draw_ellipses, ellipse_outlines
 from gvit.pictures.lettering import fit_text, text_width
 from gvit.pictures.view import Subject, draw_view, error_map
-from gvit.rendering.cpu import render_numpy
+from gvit.rendering.arrays import render_numpy
 
 LEFT, TOP = 28, 94  # of the first panel
 GAP = 20

@@ -21,7 +21,7 @@ from gvit.dataset.reader import open_dataset
 from gvit.pictures.displacement import draw_displacement
 from gvit.pictures.guided_view import draw_guided_view
 from gvit.pictures.view import Subject
-from gvit.rendering.cpu import render_numpy
+from gvit.rendering.arrays import render_numpy
 from gvit.schemas import GvitError
 from gvit.train.config import OptimConfig, RunConfig, TrainConfig
 from gvit.train.data.augment import AugmentConfig

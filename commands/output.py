@@ -1,0 +1,41 @@
+"""What all commands share: exit codes, `--json`, and how a line is said."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+__all__ = [
+    "EXIT_BAD_INPUT",
+    "EXIT_FAILURES",
+    "EXIT_INTERRUPTED",
+    "EXIT_TERMINATED",
+    "Json",
+    "say",
+    "tell",
+]
+
+EXIT_FAILURES = 1
+"""Finished, with failures or faults that it reports; of `gvit status`: stopped before the end."""
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Print a line as it is, neither cut nor taken for markup."""
+    from rich.console import Console
+
+    Console(stderr=err).print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def tell(line: str, facts: dict[str, Any], *, as_json: bool) -> None:
+    """Print a line for people, or for people on standard error and facts for programs."""
+    say(line, err=as_json)
+    if as_json:
+        typer.echo(json.dumps(facts))
