@@ -12,7 +12,7 @@ from ..schemas.encoding import ENCODINGS
 from ..schemas.errors import DatasetError
 from ..schemas.files import check_file, read_file
 from ..schemas.manifest import MANIFEST_NAME, DoneMark, Manifest, ShardSummary, read_done_mark
-from ..schemas.rows import check_rows, parse_rows
+from ..schemas.rows import check_names, check_rows, parse_rows
 from ..schemas.shards import ShardReader
 from .zarr.sets import ZarrSets, ZarrShardReader
 
@@ -75,6 +75,7 @@ def open_shard(
             "run gvit encode again with the same arguments to finish it"
         )
     table = read_rows(dst, mark)
+    check_names(table, f"{dst / summary.name}.parquet")
     if table.num_rows and pc.max(table["label"]).as_py() >= len(manifest.classes):
         raise DatasetError(
             f"{dst / summary.name}.parquet: has a label beyond the {len(manifest.classes)} classes"

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from msgspec import Meta
 
 from .documents import OPTIONAL, Count, Integer, Sha256, ShardName, Split, Word, from_json
@@ -23,6 +21,8 @@ from .rule import RULE, BlendRule
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    import pyarrow as pa
 
 __all__ = [
     "BLOCK_ROWS",
@@ -282,7 +282,7 @@ def build_manifest(
 
 
 def _summarize_psnr(tables: Sequence[pa.Table]) -> PsnrSummary | None:
-    stored = [table["psnr"].filter(pc.equal(table["status"], "ok")).to_numpy() for table in tables]
+    stored = [table["psnr"].to_numpy()[table["status"].to_numpy() == "ok"] for table in tables]
     psnr = np.sort(np.concatenate([np.empty(0), *stored]))  # sorted: the order of the tables cannot matter
     if not psnr.size:
         return None

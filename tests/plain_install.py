@@ -9,6 +9,7 @@ the packages of the extras hidden.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,8 @@ CAN = [
     "push tars file://HERE/pushed",
     "verify pushed --deep",
     "pull file://HERE/pushed pulled",
-    "card DATASET",
+    "card pulled",
+    "verify pulled --deep",
 ]
 CANNOT = {
     "encode images coded": "numba, which is not installed: pip install 'gvit[encode]'",
@@ -54,7 +56,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def gvit(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    names = {"DATASET": str(DATASET), "KEY": KEY, "HERE": str(folder)}
+    names = {"DATASET": "v1", "KEY": KEY, "HERE": str(folder)}
     line = re.sub("DATASET|KEY|HERE", lambda match: names[match[0]], line)
     return run([sys.executable, "-m", "gvit", *line.split()], folder)
 
@@ -64,12 +66,13 @@ def programs_of_the_readme() -> list[str]:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     programs = re.findall("^```python\n(.*?)^```$", text, re.M | re.S)
     assert len(programs) == 3
-    return [program.replace("out/imagenet", str(DATASET)) for program in programs]
+    return [program.replace("out/imagenet", "v1") for program in programs]
 
 
 def check(folder: Path) -> None:
     for package in OF_EXTRAS:
         assert find_spec(package) is None, f"{package} is installed; this is no plain install"
+    shutil.copytree(DATASET, folder / "v1")
     for line in CAN:
         done = gvit(line, folder)
         assert done.returncode == 0, (line, done.stdout, done.stderr)
