@@ -6,7 +6,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..schemas.errors import GvitError
-from .sources.folder import FolderSource, Source, is_image_name, walk
+from .sources.folder import FolderSource, walk
+from .sources.source import Source, is_image_name
 from .sources.tar import TarSource, find_in_tar
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from ..fitting.config import FitConfig
     from ..fitting.fitter import Fitter
-    from ..images.sources.folder import Listing, Source
+    from ..images.sources.source import Listing, Source
     from ..schemas.manifest import DoneMark
     from .engines.worker_state import WorkerState
     from .place.lease import Claim

@@ -17,7 +17,7 @@ from ..schemas.manifest import BLOCK_ROWS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ..images.sources.folder import Entry
+    from ..images.sources.source import Entry
 
 __all__ = ["BLOCK_SIZE", "BlockPlan", "Plan", "ShardPlan", "auto_shard_size", "make_plan"]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..fitting.fitter import Fitter
-    from ..images.sources.folder import Entry, Source
+    from ..images.sources.source import Entry, Source
     from ..schemas.manifest import DoneMark
     from .place.lease import Claim
     from .place.place import Place

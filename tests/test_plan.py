@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gvit.images.sources.folder import Entry
+from gvit.images.sources.source import Entry
 from gvit.pipeline.plan import BLOCK_SIZE, auto_shard_size, make_plan
 from gvit.schemas.errors import GvitError
 

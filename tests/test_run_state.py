@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gvit.fitting.config import FitConfig
-from gvit.images.sources.folder import Entry
+from gvit.images.sources.source import Entry
 from gvit.pipeline.config import EncodeConfig, RunConfig, fingerprint
 from gvit.pipeline.place.folder import Folder
 from gvit.pipeline.place.run_state import RunRecord, check_same, new_state, read_state, save_state

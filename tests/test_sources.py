@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from gvit.images.sources.folder import Entry, FolderSource
+from gvit.images.sources.folder import FolderSource
+from gvit.images.sources.source import Entry
 from gvit.schemas.errors import GvitError
 
 

@@ -11,7 +11,7 @@ from gvit.images.decode import DecodeError
 from gvit.images.open import locate, open_source
 from gvit.images.reading import read_reference
 from gvit.images.references import FilePart
-from gvit.images.sources.folder import split_of
+from gvit.images.sources.source import split_of
 from gvit.images.sources.tar import TarSource
 from gvit.schemas import GvitError
 from packed_sources import digit_files, digit_members, write_digit_tars, write_tar

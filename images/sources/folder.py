@@ -1,4 +1,4 @@
-"""Sources: what images there are, and which split and class each belongs to; folders of image files.
+"""A folder of image files as a source.
 
 Looking at the disk and understanding the layout are apart: `scan` collects relative paths, everything after
 that is a pure function of them.
@@ -7,117 +7,34 @@ that is a pure function of them.
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...schemas.errors import GvitError
 from ..keys import make_keys
 from ..labels import read_labels
+from .source import (
+    DEFAULT_SPLIT,
+    IMAGE_SUFFIXES,
+    SPLIT_OF_NAME,
+    Entry,
+    Listing,
+    Source,
+    check_unicode,
+    is_image_name,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from ..references import Reference
 
-__all__ = [
-    "DEFAULT_SPLIT",
-    "IMAGE_SUFFIXES",
-    "Entry",
-    "FolderSource",
-    "Listing",
-    "Source",
-    "check_unicode",
-    "is_image_name",
-    "numbered_classes",
-    "shown",
-    "split_of",
-    "walk",
-]
-
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm"})
-"""What a file must end with, in any case, to count as an image."""
-
-DEFAULT_SPLIT = "train"
-"""The split of images that lie in no split folder."""
-
-MAX_NUMBERED_CLASSES = 100_000
-"""Classes that labels without names may stand for."""
-
-_SPLIT_OF_FOLDER = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+__all__ = ["FolderSource", "walk"]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One input image.
-
-    `source` is its path below the source folder with `/` between the parts, through the file that holds it
-    where several images share a file; `label` is the index of `class_name` in the sorted list of classes, -1
-    where `class_name` is None. `place` says in which shared file and where, in numbers of its source's own.
-    Entries of one `group` are cheap to read together, so a plan keeps them together.
-    """
-
-    key: str
-    source: str
-    split: str
-    label: int
-    class_name: str | None
-    place: tuple[int, ...] = ()
-    group: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """All images of a source, sorted by path; the sorted classes; how many other files were passed over."""
-
-    entries: tuple[Entry, ...]
-    classes: tuple[str, ...]
-    ignored: int
-
-    @property
-    def splits(self) -> dict[str, int]:
-        """The number of images in each split, by name."""
-        return dict(sorted(Counter(entry.split for entry in self.entries).items()))
-
-
-class Source(Protocol):
-    """Where images come from; a plain value that can be sent to another process or machine."""
-
-    @property
-    def root(self) -> Path:
-        """The folder or file that was given."""
-        ...
-
-    @property
-    def reading_bytes(self) -> int:
-        """Memory that reading one image may take, beside its own bytes."""
-        ...
-
-    def scan(self) -> Listing:
-        """List the images, and read none of them.
-
-        Raises:
-            GvitError: The source is missing, unreadable, damaged or without an image.
-        """
-        ...
-
-    def path_of(self, entry: Entry) -> Path:
-        """Return the file that holds the entry's image."""
-        ...
-
-    def reference(self, entry: Entry) -> Reference:
-        """Return what a process of its own needs to read the entry's image."""
-        ...
-
-    def absolute(self) -> Self:
-        """Return a source that means the same in another working directory."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class FolderSource:
+class FolderSource(Source):
     """A folder tree of images: flat or with class folders, and optionally split folders above those.
 
     Where the top folders that hold images are all called train, val, validation or test (in any case), they
@@ -130,13 +47,7 @@ class FolderSource:
             names.
     """
 
-    root: Path
     labels: Path | None = None
-
-    @property
-    def reading_bytes(self) -> int:
-        """Nothing: a file is an image."""
-        return 0
 
     def scan(self) -> Listing:
         """List the images, without opening or even stat-ing any of them.
@@ -164,10 +75,6 @@ class FolderSource:
         """Return that path."""
         return self.path_of(entry)
 
-    def absolute(self) -> FolderSource:
-        """Return the same folder by its absolute path."""
-        return replace(self, root=self.root.absolute())
-
 
 def _known_suffixes() -> str:
     return ", ".join(f".{suffix}" for suffix in sorted(IMAGE_SUFFIXES))
@@ -184,20 +91,6 @@ def _check_folder(root: Path) -> None:
         raise GvitError(
             f"{root} is not a folder; give the folder that holds the images, or a .tar or .parquet file"
         )
-
-
-def check_unicode(sources: Iterable[str]) -> None:
-    """Refuse names that are no text.
-
-    Raises:
-        GvitError: A name is not valid UTF-8.
-    """
-    for source in sources:
-        try:
-            source.encode()
-        except UnicodeEncodeError as error:
-            raw = os.fsencode(source)
-            raise GvitError(f"the file name {raw!r} is not valid UTF-8; rename the file") from error
 
 
 # ---------------------------------------------------------------- the disk
@@ -236,12 +129,6 @@ def _is_folder(child: os.DirEntry[str]) -> bool:
         return False
 
 
-def is_image_name(source: str) -> bool:
-    """Tell whether a file is an image, by its name."""
-    stem, _, suffix = source.rpartition(".")
-    return stem != "" and suffix.lower() in IMAGE_SUFFIXES
-
-
 # ---------------------------------------------------------------- the layout
 
 
@@ -267,7 +154,7 @@ def _understand(sources: Sequence[str], labels: Path | None, *, ignored: int) ->
 def _split_folders(sources: Sequence[str]) -> dict[str, str]:
     """Return top folder -> split; empty where the top folders are not splits."""
     tops = {top for top, slash, _ in (source.partition("/") for source in sources) if slash}
-    splits = {top: _SPLIT_OF_FOLDER.get(top.lower()) for top in tops}
+    splits = {top: SPLIT_OF_NAME.get(top.lower()) for top in tops}
     named = {top: split for top, split in splits.items() if split is not None}
     return named if len(named) == len(tops) else {}
 
@@ -276,34 +163,3 @@ def _class_folder(source: str, *, has_splits: bool) -> str | None:
     parts = source.split("/", 2)
     depth = 1 if has_splits else 0
     return parts[depth] if len(parts) > depth + 1 else None
-
-
-def split_of(path: str) -> str:
-    """Return the split of a file of many images: of the first word of its name, or of a folder, that is one.
-
-    `train-000.tar`, `imagenet1k-validation-00.tar`, `data/test-00000-of-00001.parquet` and `val/0000.tar` say
-    what they hold; everything else is of the split "train".
-    """
-    parts = PurePosixPath(path).parts
-    for part in (parts[-1].rpartition(".")[0], *reversed(parts[:-1])):
-        for word in re.findall("[a-z]+", part.lower()):
-            if word in _SPLIT_OF_FOLDER:
-                return _SPLIT_OF_FOLDER[word]
-    return DEFAULT_SPLIT
-
-
-def shown(root: Path, files: Sequence[str]) -> Path:
-    """Return what to call a source of files in a sentence: its only file, or its folder."""
-    return root / files[0] if len(files) == 1 else root
-
-
-def numbered_classes(largest: int) -> tuple[str, ...]:
-    """Name the classes 0 to `largest` by their numbers, with zeros before, so that sorting keeps the order.
-
-    Raises:
-        GvitError: There would be more than 100,000 of them.
-    """
-    if largest >= MAX_NUMBERED_CLASSES:
-        raise GvitError(f"a label is {largest}; labels are whole numbers below {MAX_NUMBERED_CLASSES}")
-    digits = len(str(largest))  # none, and no name, for -1
-    return tuple(f"{number:0{digits}d}" for number in range(largest + 1))

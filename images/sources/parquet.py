@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
@@ -21,8 +21,8 @@ from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import open_regular
 from ..keys import make_keys
 from ..references import ParquetCell
-from .folder import Entry, Listing, check_unicode, numbered_classes, shown, split_of
 from .parquet_cells import image_column
+from .source import Entry, Listing, SharedFiles, check_unicode, numbered_classes, split_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -38,21 +38,14 @@ _DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetSource:
-    """Parquet files of images, each file in the split that its name says; a row is an image.
+class ParquetSource(SharedFiles):
+    """Parquet files of images; a row is an image.
 
     The images are in the column "image" (or "img", or the only one of that kind), a struct with `bytes` or
     plain binary; the labels in "label" (or "labels", "fine_label"): numbers, named by the features that the
     Hugging Face hub keeps in the schema, or else by themselves; or text. An image's source is its file and
     row, its place (number of its file, row group, row in it).
-
-    Attributes:
-        root: The folder of the Parquet files.
-        files: Their paths below it, sorted.
     """
-
-    root: Path
-    files: tuple[str, ...]
 
     @property
     def reading_bytes(self) -> int:
@@ -71,7 +64,7 @@ class ParquetSource:
         names = _agreed_names(self.files, tables)
         labels = [label for table in tables for label in table.labels]
         if not labels:
-            raise GvitError(f"{shown(self.root, self.files)} holds no image: there are no rows")
+            raise GvitError(f"{self.shown} holds no image: there are no rows")
         classes, class_names = _classes(labels, names)
         index: dict[str | None, int] = {name: number for number, name in enumerate(classes)} | {None: -1}
         rows = [
@@ -96,18 +89,10 @@ class ParquetSource:
         ]
         return Listing(tuple(sorted(entries, key=lambda entry: entry.source)), classes, 0)
 
-    def path_of(self, entry: Entry) -> Path:
-        """Return the Parquet file that holds the image."""
-        return self.root / self.files[entry.place[0]]
-
     def reference(self, entry: Entry) -> ParquetCell:
         """Return file, column and row of the image."""
         _, group, row = entry.place
         return ParquetCell(os.fspath(self.path_of(entry)), group, row)
-
-    def absolute(self) -> ParquetSource:
-        """Return the same files by absolute paths."""
-        return replace(self, root=self.root.absolute())
 
 
 def find_in_parquet(path: Path, row: str) -> ParquetCell | None:

@@ -7,7 +7,7 @@ perhaps `.cls`, its label as a number in text. Everything is looked up by offset
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from ...schemas.errors import GvitError
 from ..keys import make_keys
 from ..references import FilePart
-from .folder import (
+from .source import (
     IMAGE_SUFFIXES,
     Entry,
     Listing,
+    SharedFiles,
     check_unicode,
     is_image_name,
     numbered_classes,
-    shown,
     split_of,
 )
 from .tar_members import Member, list_members, opened_tar
@@ -37,25 +37,13 @@ _LABEL_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
-class TarSource:
-    """Tar files of images, each file in the split that its name says.
+class TarSource(SharedFiles):
+    """WebDataset tar files.
 
     `.cls` numbers become classes named by these numbers (with zeros before, so that sorting keeps their
     order): the label of an image is its `.cls`. A sample without one, or with -1, has no class. An image's
     place is (number of its file, offset, length).
-
-    Attributes:
-        root: The folder of the tar files.
-        files: Their paths below it, sorted.
     """
-
-    root: Path
-    files: tuple[str, ...]
-
-    @property
-    def reading_bytes(self) -> int:
-        """Nothing: an image is read by itself."""
-        return 0
 
     def scan(self) -> Listing:
         """List the images by reading the headers of all members, and the labels.
@@ -72,7 +60,7 @@ class TarSource:
         ]
         if not found:
             raise GvitError(
-                f"{shown(self.root, self.files)} holds no image: no member of a tar file ends with "
+                f"{self.shown} holds no image: no member of a tar file ends with "
                 f"{', '.join(f'.{suffix}' for suffix in sorted(IMAGE_SUFFIXES))}"
             )
         found.sort(key=lambda item: item[0])
@@ -92,18 +80,10 @@ class TarSource:
         )
         return Listing(entries, classes, sum(content.ignored for content in contents))
 
-    def path_of(self, entry: Entry) -> Path:
-        """Return the tar file that holds the image."""
-        return self.root / self.files[entry.place[0]]
-
     def reference(self, entry: Entry) -> FilePart:
         """Return file, offset and length of the image."""
         _, offset, length = entry.place
         return FilePart(os.fspath(self.path_of(entry)), offset, length)
-
-    def absolute(self) -> TarSource:
-        """Return the same files by absolute paths."""
-        return replace(self, root=self.root.absolute())
 
 
 def find_in_tar(path: Path, name: str) -> FilePart | None:

@@ -27,7 +27,7 @@ from .worker_state import WorkerState, log_path, write_worker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...images.sources.folder import Entry
+    from ...images.sources.source import Entry
     from ...schemas.manifest import DoneMark
     from ..plan import BlockPlan, ShardPlan
     from ..worker import FitterFactory, WorkerSpec

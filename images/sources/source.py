@@ -1,0 +1,179 @@
+"""What all sources have in common: images with their splits and classes, and what names say."""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Self
+
+from ...schemas.errors import GvitError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..references import Reference
+
+__all__ = [
+    "DEFAULT_SPLIT",
+    "IMAGE_SUFFIXES",
+    "SPLIT_OF_NAME",
+    "Entry",
+    "Listing",
+    "SharedFiles",
+    "Source",
+    "check_unicode",
+    "is_image_name",
+    "numbered_classes",
+    "split_of",
+]
+
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm"})
+"""What a file must end with, in any case, to count as an image."""
+
+DEFAULT_SPLIT = "train"
+"""The split of images that lie in no split folder."""
+
+MAX_NUMBERED_CLASSES = 100_000
+"""Classes that labels without names may stand for."""
+
+SPLIT_OF_NAME = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One input image.
+
+    `source` is its path below the source folder with `/` between the parts, through the file that holds it
+    where several images share a file; `label` is the index of `class_name` in the sorted list of classes, -1
+    where `class_name` is None. `place` says in which shared file and where, in numbers of its source's own.
+    Entries of one `group` are cheap to read together, so a plan keeps them together.
+    """
+
+    key: str
+    source: str
+    split: str
+    label: int
+    class_name: str | None
+    place: tuple[int, ...] = ()
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All images of a source, sorted by path; the sorted classes; how many other files were passed over."""
+
+    entries: tuple[Entry, ...]
+    classes: tuple[str, ...]
+    ignored: int
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """The number of images in each split, by name."""
+        return dict(sorted(Counter(entry.split for entry in self.entries).items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Source(ABC):
+    """Where images come from; a plain value that can be sent to another process or machine.
+
+    Attributes:
+        root: The folder or file that was given.
+    """
+
+    root: Path
+
+    @property
+    def reading_bytes(self) -> int:
+        """Memory that reading one image may take, beside its own bytes."""
+        return 0
+
+    @abstractmethod
+    def scan(self) -> Listing:
+        """List the images, and read none of them.
+
+        Raises:
+            GvitError: The source is missing, unreadable, damaged or without an image.
+        """
+
+    @abstractmethod
+    def path_of(self, entry: Entry) -> Path:
+        """Return the file that holds the entry's image."""
+
+    @abstractmethod
+    def reference(self, entry: Entry) -> Reference:
+        """Return what a process of its own needs to read the entry's image."""
+
+    def absolute(self) -> Self:
+        """Return a source that means the same in another working directory."""
+        return replace(self, root=self.root.absolute())
+
+
+@dataclass(frozen=True, slots=True)
+class SharedFiles(Source):
+    """Files of many images, each file in the split that its name says.
+
+    Attributes:
+        root: The folder of the files.
+        files: Their paths below it, sorted.
+    """
+
+    files: tuple[str, ...]
+
+    @property
+    def shown(self) -> Path:
+        """What to call it in a sentence: its only file, or its folder."""
+        return self.root / self.files[0] if len(self.files) == 1 else self.root
+
+    def path_of(self, entry: Entry) -> Path:
+        """Return the file that holds the entry's image: the first number of its place says which."""
+        return self.root / self.files[entry.place[0]]
+
+
+def check_unicode(sources: Iterable[str]) -> None:
+    """Refuse names that are no text.
+
+    Raises:
+        GvitError: A name is not valid UTF-8.
+    """
+    for source in sources:
+        try:
+            source.encode()
+        except UnicodeEncodeError as error:
+            raw = os.fsencode(source)
+            raise GvitError(f"the file name {raw!r} is not valid UTF-8; rename the file") from error
+
+
+def is_image_name(source: str) -> bool:
+    """Tell whether a file is an image, by its name."""
+    stem, _, suffix = source.rpartition(".")
+    return stem != "" and suffix.lower() in IMAGE_SUFFIXES
+
+
+def split_of(path: str) -> str:
+    """Return the split of a file of many images: of the first word of its name, or of a folder, that is one.
+
+    `train-000.tar`, `imagenet1k-validation-00.tar`, `data/test-00000-of-00001.parquet` and `val/0000.tar` say
+    what they hold; everything else is of the split "train".
+    """
+    parts = PurePosixPath(path).parts
+    for part in (parts[-1].rpartition(".")[0], *reversed(parts[:-1])):
+        for word in re.findall("[a-z]+", part.lower()):
+            if word in SPLIT_OF_NAME:
+                return SPLIT_OF_NAME[word]
+    return DEFAULT_SPLIT
+
+
+def numbered_classes(largest: int) -> tuple[str, ...]:
+    """Name the classes 0 to `largest` by their numbers, with zeros before, so that sorting keeps the order.
+
+    Raises:
+        GvitError: There would be more than 100,000 of them.
+    """
+    if largest >= MAX_NUMBERED_CLASSES:
+        raise GvitError(f"a label is {largest}; labels are whole numbers below {MAX_NUMBERED_CLASSES}")
+    digits = len(str(largest))  # none, and no name, for -1
+    return tuple(f"{number:0{digits}d}" for number in range(largest + 1))
