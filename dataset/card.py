@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,18 +13,17 @@ import pyarrow.compute as pc
 
 from ..schemas.encoding import ENCODINGS
 from ..schemas.rows import ROW_SCHEMA
-from .card_reading import how_to_read
 from .class_names import read_class_names
-from .front_matter import UNKNOWN_LICENSE, parse_front_matter, with_front_matter
+from .markdown import UNKNOWN_LICENSE, parse_front_matter, table, template, with_front_matter
 from .zarr.sets import is_zarr_only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..schemas.manifest import Manifest
+    from ..schemas.manifest import FitInfo, Manifest
     from .reader import Dataset
 
-__all__ = ["About", "dataset_card", "kept_of"]
+__all__ = ["About", "dataset_card", "encode_command", "kept_of"]
 
 GENERIC_TITLE = "Images as sets of 2D Gaussians"
 """The title of a card of a dataset without a name."""
@@ -32,6 +32,13 @@ _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
 _CLASSES_LISTED = 20
 _PERCENTILES = (5, 25, 50, 75, 95)
 _TYPES = {pa.string(): "string", pa.int64(): "int64", pa.int32(): "int32", pa.float64(): "float64"}
+_SETS_IN_ZARR = "- `gaussians.zarr`: Zarr version 3, arrays `gaussians` {}, `label` and `key`."
+_SETS_IN_TARS = """\
+- `shard-NNNNNN.tar`: the sets, a WebDataset in blocks of up to 256: `*.gaussians.npy`
+  {} and `*.label.npy` [n], -1 without a class."""
+_CODES = "Stored values of the encoding {} are codes: gvit decodes them, and so does `gvit.schemas.decode`."
+_INFORMED = "Labels had a part in the sets: do not evaluate on them."
+_UNKNOWN_RIGHTS = "This card was generated and does not know under which licence they may be used."
 _CROPS = {"none": "the whole image", "center": "the largest centred square of the image"}
 
 
@@ -55,19 +62,37 @@ class About:
 def dataset_card(dataset: Dataset, about: About | None = None) -> str:
     """Write the card in Markdown, front matter for the Hugging Face hub included."""
     about = about or About()
-    zarr_only = is_zarr_only(dataset.path, dataset.manifest)
+    manifest = dataset.manifest
+    zarr_only = is_zarr_only(dataset.path, manifest)
     names = about.class_names or read_class_names(dataset.path)
-    front = _front_matter(dataset.manifest, about, zarr_only=zarr_only)
-    sections = (
-        _introduction(dataset.manifest, about),
-        _quality(dataset),
-        _classes(dataset, names),
-        _files(dataset.manifest, zarr_only=zarr_only, named=bool(names)),
-        how_to_read(dataset.manifest, zarr_only=zarr_only),
-        _making(dataset.manifest),
-        _caveats(dataset.manifest, about),
+    known = about.license != UNKNOWN_LICENSE
+    text = template(Path(__file__).with_name("card.md")).format(
+        title=_title(manifest),
+        images=manifest.images,
+        gaussians=manifest.gaussians,
+        size=manifest.size,
+        fit=manifest.fit,
+        origin=f"\nThe images are from {about.origin}.\n" if about.origin else "",
+        sheet=f"\n![Renderings of some of the sets]({about.sheet})\n" if about.sheet else "",
+        quality=_quality(dataset),
+        classes=_classes(dataset, names),
+        sets=_SETS_IN_ZARR.format(_shape(manifest)) if zarr_only else _SETS_IN_TARS.format(_shape(manifest)),
+        names="- `class-names.json`: what people call the classes.\n" if names else "",
+        reading=_reading(manifest, zarr_only=zarr_only),
+        command=encode_command(manifest.gaussians, manifest.size, manifest.fit, manifest.encoding),
+        crop=_CROPS.get(manifest.fit.crop, manifest.fit.crop),
+        labels=_INFORMED if manifest.label_informed else "Labels had no part in them.",
+        rights=f"The sets are published under {about.license}." if known else _UNKNOWN_RIGHTS,
     )
-    return with_front_matter(front, "\n\n".join(section for section in sections if section))
+    return with_front_matter(_front_matter(manifest, about, zarr_only=zarr_only), text)
+
+
+def encode_command(gaussians: int, size: int, fit: FitInfo, encoding: str) -> str:
+    """Return the command that makes sets in the same way."""
+    return (
+        f"gvit encode SRC DST --num-gaussians {gaussians} --size {size} "
+        f"--preset {fit.preset} --seed {fit.seed} --crop {fit.crop} --store {encoding}"
+    )
 
 
 def kept_of(card: bytes | None) -> tuple[str | None, str]:
@@ -118,43 +143,18 @@ def _size_category(images: int) -> str:
 # ---------------------------------------------------------------- sections
 
 
-def _introduction(manifest: Manifest, about: About) -> str:
-    lines = [
-        f"# {_title(manifest)}",
-        "",
-        f"{manifest.images:,} images, each stored as {manifest.gaussians} 2D Gaussians: centre, two standard",
-        "deviations, rotation, colour and opacity. Rendering a set gives its image back.",
-    ]
-    if about.origin:
-        lines += ["", f"The images are from {about.origin}."]
-    if about.sheet:
-        lines += ["", f"![Renderings of some of the sets]({about.sheet})"]
-    return "\n".join(lines)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in head[1:])]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
-
-
 def _quality(dataset: Dataset) -> str:
-    manifest, table = dataset.manifest, dataset.rows
-    rows: list[list[str]] = []
-    for split in manifest.splits:
-        part = table.filter(pc.equal(table["split"], split))
-        rows.append([split, *_quality_of(part)])
+    parts = {name: pc.equal(dataset.rows["split"], name) for name in dataset.manifest.splits}
+    rows = [[name, *_quality_of(dataset.rows.filter(part))] for name, part in parts.items()]
     if len(rows) > 1:
-        rows.append(["all", *_quality_of(table)])
-    head = ["split", "images", "failed", "mean", *(f"p{p}" for p in _PERCENTILES)]
-    target = f"at {manifest.size} x {manifest.size} pixels"
-    return (
-        f"## Quality\n\nPSNR in dB {target}: the mean over images, and percentiles.\n\n{_table(head, rows)}"
-    )
+        rows.append(["all", *_quality_of(dataset.rows)])
+    head = ("split", "images", "failed", "mean", *(f"p{p}" for p in _PERCENTILES))
+    return table(dict(zip(head, zip(*rows, strict=True), strict=True)), right=head[1:])
 
 
-def _quality_of(table: pa.Table) -> list[str]:
-    psnr = np.sort(table.filter(pc.equal(table["status"], "ok"))["psnr"].to_numpy())
-    counts = [f"{len(psnr):,}", f"{table.num_rows - len(psnr):,}"]
+def _quality_of(rows: pa.Table) -> list[str]:
+    psnr = np.sort(rows.filter(pc.equal(rows["status"], "ok"))["psnr"].to_numpy())
+    counts = [f"{len(psnr):,}", f"{rows.num_rows - len(psnr):,}"]
     if not len(psnr):
         return [*counts, *("" for _ in range(1 + len(_PERCENTILES)))]
     values = [psnr.mean(), *np.percentile(psnr, _PERCENTILES)]
@@ -164,82 +164,38 @@ def _quality_of(table: pa.Table) -> list[str]:
 def _classes(dataset: Dataset, names: Mapping[str, str]) -> str:
     classes = dataset.manifest.classes
     if not classes:
-        return "## Classes\n\nThe images have no classes; every label is -1."
+        return "The images have no classes; every label is -1."
     counts = np.bincount(dataset.labels[dataset.labels >= 0], minlength=len(classes)).tolist()
-    text = f"## Classes\n\n{len(classes):,} classes; a label is an index into `classes` of `dataset.json`."
+    text = f"{len(classes):,} classes; a label is an index into `classes` of `dataset.json`."
     if len(classes) > _CLASSES_LISTED:
         return f"{text} A class has {min(counts):,} to {max(counts):,} images."
-    if not names:
-        rows = [[str(i), _escaped(name), f"{counts[i]:,}"] for i, name in enumerate(classes)]
-        return f"{text}\n\n{_table(['label', 'class', 'images'], rows)}"
-    rows = [
-        [str(i), _escaped(name), _escaped(names.get(name, "")), f"{counts[i]:,}"]
-        for i, name in enumerate(classes)
-    ]
-    return f"{text}\n\n{_table(['label', 'class', 'name', 'images'], rows)}"
+    columns: dict[str, Sequence[str]] = {"label": [str(i) for i in range(len(classes))], "class": classes}
+    if names:
+        columns["name"] = [names.get(name, "") for name in classes]
+    columns["images"] = [f"{count:,}" for count in counts]
+    return f"{text}\n\n{table(columns, right=list(columns)[1:])}"
 
 
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
-
-
-def _files(manifest: Manifest, *, zarr_only: bool, named: bool) -> str:
+def _reading(manifest: Manifest, *, zarr_only: bool) -> str:
+    """Show how to read the dataset, with and without this package; the programs run in its folder."""
     encoding = ENCODINGS[manifest.encoding]
-    sets = f"[n, {manifest.gaussians}, {encoding.columns}]"
-    lines = [
-        "- `dataset.json`: the manifest: fields, encoding, blend rule, classes, shards.",
-        "- `shard-NNNNNN.parquet`: a row per input image: key, split, label, source, true width and height,",
-        "  PSNR, and the reason where it failed.",
-        "- `shard-NNNNNN.json`: lengths and checksums, and where each block begins.",
-        "- `SHA256SUMS`: `sha256sum -c SHA256SUMS` or `gvit verify --deep` checks every byte.",
-    ]
-    if named:
-        lines.append("- `class-names.json`: what people call the classes.")
-    if zarr_only:
-        lines.insert(1, f"- `gaussians.zarr`: Zarr version 3, arrays `gaussians` {sets}, `label` and `key`.")
-    else:
-        lines[1:1] = [
-            "- `shard-NNNNNN.tar`: the sets, a WebDataset in blocks of up to 256: `*.gaussians.npy`",
-            f"  {sets} and `*.label.npy` [n], -1 without a class.",
-        ]
-    return "## Files\n\n" + "\n".join(lines)
+    parts: list[str] = []
+    if manifest.images:
+        shard = next(shard.name for shard in manifest.shards if shard.images)
+        facts = {"gaussians": manifest.gaussians, "columns": encoding.columns, "dtype": encoding.dtype.str}
+        programs = (
+            template(Path(__file__).with_name("card_reading.md"))
+            .format(**facts, shard=shard)
+            .split("\n---\n")
+        )
+        gvit, webdataset, numpy, zarr, rows = programs
+        parts = [gvit, zarr, rows] if zarr_only else [gvit, webdataset, numpy, rows]
+    if encoding.dtype.kind != "f":
+        parts.append(_CODES.format(encoding.name))
+    if not zarr_only:
+        parts.append("`gvit export DST OUT --to zarr` gives the same sets as Zarr arrays.")
+    return "\n" + "\n\n".join(parts) + "\n" if parts else ""
 
 
-def _making(manifest: Manifest) -> str:
-    fit = manifest.fit
-    command = (
-        f"gvit encode SRC DST --num-gaussians {manifest.gaussians} --size {manifest.size} "
-        f"--preset {fit.preset} --seed {fit.seed} --crop {fit.crop} --store {manifest.encoding}"
-    )
-    return "\n".join(
-        [
-            "## How it was made",
-            "",
-            f"Each image was resized to {manifest.size} x {manifest.size} pixels and fitted with the work of",
-            f"{fit.steps} full-size steps (version {fit.fit_version} of the fit), as with",
-            "",
-            "```text",
-            command,
-            "```",
-        ]
-    )
-
-
-def _caveats(manifest: Manifest, about: About) -> str:
-    labels = (
-        "Labels had a part in the sets: do not evaluate on them."
-        if manifest.label_informed
-        else "Labels had no part in them."
-    )
-    rights = (
-        "This card was generated and does not know under which licence they may be used."
-        if about.license == UNKNOWN_LICENSE
-        else f"The sets are published under {about.license}."
-    )
-    crop = _CROPS.get(manifest.fit.crop, manifest.fit.crop)
-    return (
-        "## What to know\n\n"
-        "The sets approximate the images. PSNR compares, per image, the rendering of the stored values with\n"
-        f"{crop}, resized to {manifest.size} x {manifest.size} (8-bit RGB, Pillow's bicubic filter). {labels}"
-        f"\n\nThe rights in the original images are their owners'. {rights}"
-    )
+def _shape(manifest: Manifest) -> str:
+    return f"[n, {manifest.gaussians}, {ENCODINGS[manifest.encoding].columns}]"

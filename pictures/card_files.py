@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..dataset.card import About, dataset_card
 from ..dataset.commit import atomic_write, write_manifest
-from ..dataset.front_matter import UNKNOWN_LICENSE, read_front_matter
+from ..dataset.markdown import UNKNOWN_LICENSE, read_front_matter
 from ..dataset.reader import open_dataset
 from ..images.originals import Originals
 from ..schemas.checksums import CARD_NAME, SHEET_NAME

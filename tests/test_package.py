@@ -27,7 +27,7 @@ def folder_of(package):
 def wheel(tmp_path_factory):
     """The names of the files in a wheel that was built of a copy of the sources, other folders included."""
     copy = tmp_path_factory.mktemp("sources") / "clone"
-    wanted = ("*.py", "py.typed", "pyproject.toml", "README.md", "LICENSE")
+    wanted = ("*.py", "*.md", "py.typed", "pyproject.toml", "README.md", "LICENSE")
     folders = [folder_of(package) for package in PACKAGES] + [ROOT / "tests", ROOT / "benchmarks"]
     for path in (path for folder in folders for pattern in wanted for path in folder.glob(pattern)):
         target = copy / path.relative_to(ROOT)
@@ -48,7 +48,8 @@ def test_the_wheel_holds_the_modules_of_the_packages_and_that_they_are_typed(whe
         for package in PACKAGES
         for path in folder_of(package).glob("*.py")
     }
-    assert files == modules | {"gvit/py.typed"}
+    templates = {"gvit/dataset/card.md", "gvit/dataset/card_reading.md", "gvit/train/run/model_card.md"}
+    assert files == modules | templates | {"gvit/py.typed"}
     assert "gvit/schemas/__init__.py" in modules
 
 

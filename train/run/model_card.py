@@ -10,11 +10,13 @@ MODEL/
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...dataset.card import encode_command
 from ...dataset.class_names import read_class_names
 from ...dataset.commit import atomic_write
-from ...dataset.front_matter import UNKNOWN_LICENSE, read_front_matter, with_front_matter
+from ...dataset.markdown import UNKNOWN_LICENSE, read_front_matter, table, template, with_front_matter
 from ...schemas.documents import from_json, to_json
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import read_file
@@ -25,7 +27,6 @@ from .resume import CONFIG_NAME as RUN_CONFIG_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 __all__ = ["ModelAbout", "model_card", "model_config", "write_model"]
 
@@ -34,26 +35,7 @@ CONFUSION_NAME = "confusion.png"
 _EXPORT = "export"
 _LISTED = 40  # label names in the card
 
-_USE = """\
-## How to use it
-
-With gvit installed, in the folder of this model:
-
-```text
-gvit predict --checkpoint . photo.jpg
-gvit evaluate --checkpoint . --shards DST
-```
-
-In Python:
-
-```python
-from pathlib import Path
-
-from gvit import predict
-
-for found in predict(Path("."), [Path("photo.jpg")], top=3):
-    print(found.image, dict(zip(found.classes, found.probabilities)))
-```"""
+_NEVER_EVALUATED = "This checkpoint was saved before the first evaluation of its run."
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,15 +166,25 @@ def model_card(config: SharedAbout, weights: int, about: ModelAbout, *, drawn: b
         about: What the author adds.
         drawn: Whether there is a `confusion.png`.
     """
-    title = about.name or f"{config.model.name} on {config.data.gaussians} Gaussians"
-    sections = (
-        _introduction(title, config, weights, about),
-        _accuracy(config, drawn=drawn),
-        _USE,
-        _data(config),
-        _labels(config),
+    data = config.data
+    title = about.name or f"{config.model.name} on {data.gaussians} Gaussians"
+    text = template(Path(__file__).with_name("model_card.md")).format(
+        title=title,
+        model=config.model.name,
+        weights=weights / 1e6,
+        gaussians=data.gaussians,
+        classes=len(data.classes),
+        origin=f" The images that it was trained on are from {about.origin}." if about.origin else "",
+        accuracy=_accuracy(config, drawn=drawn),
+        size=data.size,
+        fit=data.fit,
+        encoding=data.encoding,
+        command=encode_command(data.gaussians, data.size, data.fit, data.encoding),
+        train=data.train,
+        val=data.val,
+        labels=_labels(config),
     )
-    return with_front_matter(_front_matter(title, config, about), "\n\n".join(sections))
+    return with_front_matter(_front_matter(title, config, about), text)
 
 
 def _front_matter(title: str, config: SharedAbout, about: ModelAbout) -> dict[str, Any]:
@@ -217,65 +209,28 @@ def _front_matter(title: str, config: SharedAbout, about: ModelAbout) -> dict[st
     return front
 
 
-def _introduction(title: str, config: SharedAbout, weights: int, about: ModelAbout) -> str:
-    data, model = config.data, config.model
-    origin = f" The images that it was trained on are from {about.origin}." if about.origin else ""
-    return (
-        f"# {title}\n\n"
-        f"A Vision Transformer ({model.name}, {weights / 1e6:.1f} M weights) that classifies images from "
-        f"sets of {data.gaussians} 2D\nGaussians in place of pixels or patches: a token is a Gaussian. "
-        f"It knows {len(data.classes):,} classes.{origin}"
-    )
-
-
 def _accuracy(config: SharedAbout, *, drawn: bool) -> str:
     scores = config.evaluation
-    lines = ["## Accuracy", ""]
     if scores is None:
-        return "\n".join([*lines, "This checkpoint was saved before the first evaluation of its run."])
-    lines += [
-        "| samples | top-1 | top-5 | cross-entropy |",
-        "| ---: | ---: | ---: | ---: |",
-        f"| {scores.samples:,} | {scores.top1:.2%} | {scores.top5:.2%} | {scores.loss:.4f} |",
-        "",
-        f"On sets that it was not trained on, after epoch {config.epoch}: the last one, not the best.",
-        f"The weights are those after {config.step:,} updates.",
-    ]
-    if drawn:
-        lines += ["", f"![Which class is taken for which]({CONFUSION_NAME})"]
-    return "\n".join(lines)
-
-
-def _data(config: SharedAbout) -> str:
-    data, fit = config.data, config.data.fit
-    canvas = f"{data.size} x {data.size} pixels"
-    command = (
-        f"gvit encode SRC DST --num-gaussians {data.gaussians} --size {data.size} "
-        f"--preset {fit.preset} --seed {fit.seed} --crop {fit.crop} --store {data.encoding}"
-    )
+        return _NEVER_EVALUATED
+    columns = {
+        "samples": [f"{scores.samples:,}"],
+        "top-1": [f"{scores.top1:.2%}"],
+        "top-5": [f"{scores.top5:.2%}"],
+        "cross-entropy": [f"{scores.loss:.4f}"],
+    }
     return (
-        "## The data\n\n"
-        f"Sets of {data.gaussians} Gaussians, fitted on a canvas of {canvas} "
-        f"with the work of {fit.steps} full-size\nsteps (version {fit.fit_version} of the fit), "
-        f"stored as {data.encoding}, as with\n\n```text\n{command}\n```\n\n"
-        "`gvit predict` fits images in the same way. SHA-256 over shards and keys of the training data:\n"
-        f"`{data.train}`;\nof the validation data: `{data.val}`."
-    )
+        f"{table(columns, right=columns)}\n\n"
+        f"On sets that it was not trained on, after epoch {config.epoch}: the last one, not the best.\n"
+        f"The weights are those after {config.step:,} updates."
+    ) + (f"\n\n![Which class is taken for which]({CONFUSION_NAME})" if drawn else "")
 
 
 def _labels(config: SharedAbout) -> str:
-    names = config.class_names
-    head = ["label", "class", "name"] if names else ["label", "class"]
-    rows = [
-        [str(number), _escaped(name), _escaped(names.get(name, ""))][: len(head)]
-        for number, name in enumerate(config.data.classes[:_LISTED])
-    ]
-    more = len(config.data.classes) - len(rows)
-    rule = ["---:", *("---" for _ in head[1:])]
-    text = "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
-    rest = f"\n\n... and {more:,} more, in `config.json`." if more else ""
-    return f"## Labels\n\n{text}{rest}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    names, listed = config.class_names, config.data.classes[:_LISTED]
+    columns = {"label": list(map(str, range(len(listed)))), "class": list(listed)}
+    if names:
+        columns["name"] = [names.get(name, "") for name in listed]
+    text = table(columns, right=["label"])
+    more = len(config.data.classes) - len(listed)
+    return text + (f"\n\n... and {more:,} more, in `config.json`." if more else "")

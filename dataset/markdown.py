@@ -1,0 +1,61 @@
+"""Cards in Markdown: the front matter that the Hugging Face hub reads, templates, tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
+
+__all__ = [
+    "UNKNOWN_LICENSE",
+    "escaped",
+    "parse_front_matter",
+    "read_front_matter",
+    "table",
+    "template",
+    "with_front_matter",
+]
+
+UNKNOWN_LICENSE = "unknown"
+"""The license of a card that nobody has told one."""
+
+
+def with_front_matter(front: dict[str, Any], text: str) -> str:
+    """Return a card of its front matter and its text."""
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n{text}\n"
+
+
+def parse_front_matter(card: bytes | None) -> dict[str, Any]:
+    """Return what the front matter of a card says, nothing where there is none that can be read."""
+    try:
+        _, front, _ = (card or b"").decode().split("---\n", 2)
+        found = yaml.safe_load(front)
+    except (ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_front_matter(card: Path) -> dict[str, Any]:
+    """Return what the front matter of a card in a file says, likewise."""
+    return parse_front_matter(card.read_bytes() if card.is_file() else None)
+
+
+def template(path: Path) -> str:
+    """Return a template, for `str.format`, from its file."""
+    return path.read_text(encoding="utf-8").removesuffix("\n")
+
+
+def table(columns: Mapping[str, Sequence[str]], *, right: Collection[str]) -> str:
+    """Return a table of columns by name, those in `right` aligned so; cells are escaped."""
+    rule = ["---:" if name in right else "---" for name in columns]
+    rows = ([escaped(cell) for cell in row] for row in zip(*columns.values(), strict=True))
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (columns, rule, *rows))
+
+
+def escaped(text: str) -> str:
+    """Return any text as the content of a cell."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
