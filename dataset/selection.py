@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
 from ..schemas.errors import GvitError
+from ..schemas.limits import Range, check_limits
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,11 +36,10 @@ class Selection:
     classes: frozenset[str] | None = None
     keys: frozenset[str] | None = None
     min_psnr: float | None = None
-    max_images: int | None = None
+    max_images: Annotated[int | None, Range(1)] = None
 
     def __post_init__(self) -> None:
-        if self.max_images is not None and self.max_images < 1:
-            raise GvitError(f"max images is {self.max_images}; give a whole number of at least 1")
+        check_limits(self)
 
     @property
     def is_everything(self) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from ..schemas.errors import GvitError
+from ..schemas.limits import Range, check_limits
 
 __all__ = ["FIT_VERSION", "PRESETS", "FitConfig"]
 
@@ -35,23 +37,21 @@ class FitConfig:
     """
 
     num_gaussians: int = 256
-    size: int = 224
+    size: Annotated[int, Range(8, 2048)] = 224
     preset: str = "default"
-    steps: int | None = None
-    seed: int = 0
-    target_psnr: float | None = None
+    steps: Annotated[int | None, Range(1, 100_000)] = None
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    target_psnr: Annotated[float | None, Range(5, 99)] = None
 
     def __post_init__(self) -> None:
-        _check("size", self.size, 8, 2048)
-        _check("num-gaussians", self.num_gaussians, 1, self.size**2 // _MIN_PIXELS_PER_GAUSSIAN)
-        _check("seed", self.seed, 0, 2**63 - 1)
-        if self.target_psnr is not None:
-            _check("target-psnr", self.target_psnr, 5, 99)
+        check_limits(self)
+        most = Range(1, self.size**2 // _MIN_PIXELS_PER_GAUSSIAN)
+        if self.num_gaussians not in most:
+            raise GvitError(f"num-gaussians must be {most}, not {self.num_gaussians}")
         if self.preset not in PRESETS and not (self.preset == _CUSTOM and self.steps is not None):
             raise GvitError(f"preset must be one of {', '.join(PRESETS)}, not {self.preset!r}")
         if self.steps is None:
             object.__setattr__(self, "steps", PRESETS[self.preset])
-        _check("steps", self.cost, 1, 100_000)
         if self.cost != PRESETS.get(self.preset):
             object.__setattr__(self, "preset", _CUSTOM)
 
@@ -59,8 +59,3 @@ class FitConfig:
     def cost(self) -> int:
         """Steps, resolved: the cost in full-size render + backward steps."""
         return self.steps or 0
-
-
-def _check(field: str, value: float, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise GvitError(f"{field} must be from {low} to {high}, not {value}")

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import TYPE_CHECKING
 
 from ..schemas.errors import GvitError
+from ..schemas.limits import Range, check_limit
 from .decode import Crop, Decoded
 from .decode_worker import OUT_OF_MEMORY, DecodeFailure, WorkerSettings, main
 
@@ -72,9 +73,9 @@ class DecodePool:
         memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
         decoder: str = "gvit.images.decode:decode_image",
     ) -> None:
-        _check_positive(
-            workers=workers, size=size, timeout_s=timeout_s, memory_limit_bytes=memory_limit_bytes
-        )
+        numbers = {"workers": workers, "size": size, "timeout": timeout_s, "memory": memory_limit_bytes}
+        for name, number in numbers.items():
+            check_limit(name, number, Range(0, above=True))
         self._settings = WorkerSettings(size, crop, memory_limit_bytes, decoder, os.getpid())
         self._timeout_s = timeout_s
         self._tasks: deque[_Task] = deque()
@@ -315,9 +316,3 @@ def _start(stdin: socket.socket) -> subprocess.Popen[bytes]:
         env=environment,
         process_group=0,  # Ctrl-C is for this process; it ends its workers itself
     )
-
-
-def _check_positive(**numbers: float) -> None:
-    for name, number in numbers.items():
-        if not number > 0:
-            raise GvitError(f"{name.replace('_', ' ')} is {number}; give more than 0")

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from itertools import count
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,7 @@ from ..dataset.export import appearing
 from ..dataset.selection import Selection, select
 from ..rendering.arrays import render_numpy
 from ..schemas.errors import GvitError
+from ..schemas.limits import Range, check_limits
 from ..schemas.rows import Row, table_to_rows
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Canvas", "export_images", "image_paths", "render_at"]
 
 _BATCH = 64
-_MAX_SIZE = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,11 @@ class Canvas:
         true_aspect: Give each image the aspect of its original in place of a square.
     """
 
-    size: int
+    size: Annotated[int, Range(1, 1 << 14)]
     true_aspect: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= _MAX_SIZE:
-            raise GvitError(f"size is {self.size}; give a whole number from 1 to {_MAX_SIZE}")
+        check_limits(self)
 
     def shape(self, row: Row) -> tuple[int, int]:
         """Return height and width in pixels of the image of a row."""

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path  # noqa: TC003 - the types of the fields are read
+from typing import TYPE_CHECKING, Annotated
 
 from ..fitting.config import FIT_VERSION, FitConfig
+from ..images.decode import Crop  # noqa: TC001
 from ..rendering.cores import usable_cores
 from ..schemas.encoding import ENCODINGS, default_encoding
 from ..schemas.errors import GvitError
+from ..schemas.limits import Choice, Range, check_limits
 from ..schemas.manifest import SCHEMA_VERSION
 from .place.run_state import Fingerprint  # noqa: TC001
 from .plan import BLOCK_SIZE, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from ..images.decode import Crop
-
-__all__ = [
-    "CROPS",
-    "DEVICES",
-    "ENGINES",
-    "EncodeConfig",
-    "RunConfig",
-    "fingerprint",
-]
-
-CROPS: tuple[Crop, ...] = ("none", "center")
-FORMATS = ("webdataset", "zarr")
-DEVICES = ("auto", "cpu", "cuda")
-ENGINES = ("auto", "inline", "ray")
+__all__ = ["EncodeConfig", "RunConfig", "fingerprint"]
 
 _BATCH_PIXELS = (
     2**25
@@ -63,28 +51,23 @@ class RunConfig:
         overwrite: Delete another dataset at the destination first.
     """
 
-    device: str = "auto"
-    engine: str = "auto"
-    workers: int | None = None
+    device: Annotated[str, Choice(("auto", "cpu", "cuda"))] = "auto"
+    engine: Annotated[str, Choice(("auto", "inline", "ray"))] = "auto"
+    workers: Annotated[int | None, Range(1, 4096)] = None
     ray_address: str | None = None
-    gpus_per_worker: float | None = None
-    cpus_per_worker: int | None = None
-    hang_seconds: float = 1800.0
-    batch_size: int | None = None
+    gpus_per_worker: Annotated[float | None, Range(0.0, 63.0, above=True)] = None
+    cpus_per_worker: Annotated[int | None, Range(1, 4096)] = None
+    hang_seconds: Annotated[float, Range(0.0, above=True)] = 1800.0
+    batch_size: Annotated[int | None, Range(1, BLOCK_SIZE)] = None
     retry_failed: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        _one_of("device", self.device, DEVICES)
-        _one_of("engine", self.engine, ENGINES)
-        _in_range("workers", self.workers, 1, 4096)
-        _in_range("cpus per worker", self.cpus_per_worker, 1, 4096)
-        _check_gpus(self.gpus_per_worker)
-        if not self.hang_seconds > 0:
-            raise GvitError(f"hang seconds is {self.hang_seconds}; give more than 0")
+        check_limits(self)
+        if self.gpus_per_worker is not None and self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise GvitError(f"gpus-per-worker must be a share of one, or whole, not {self.gpus_per_worker}")
         if self.engine == "inline" and self.ray_address is not None:
             raise GvitError("a Ray address is given, but the engine is inline; leave one of them out")
-        _in_range("batch size", self.batch_size, 1, BLOCK_SIZE)
 
     @property
     def threads(self) -> int:
@@ -129,16 +112,14 @@ class EncodeConfig:
     fit: FitConfig
     labels: Path | None = None
     class_names: Path | None = None
-    crop: Crop = "none"
-    store: str | None = None
-    shard_size: int | None = None
-    format: str = "webdataset"
+    crop: Annotated[Crop, Choice(("none", "center"))] = "none"
+    store: Annotated[str | None, Choice(tuple(ENCODINGS))] = None
+    shard_size: Annotated[int | None, Range(1)] = None
+    format: Annotated[str, Choice(("webdataset", "zarr"))] = "webdataset"
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        _one_of("crop", self.crop, CROPS)
-        _one_of("store", self.encoding, tuple(ENCODINGS))
-        _one_of("format", self.format, FORMATS)
+        check_limits(self)
         limit = ENCODINGS[self.encoding].max_size
         if limit is not None and self.fit.size > limit:
             raise GvitError(
@@ -165,20 +146,3 @@ def fingerprint(config: EncodeConfig, plan: Plan, classes: Sequence[str]) -> Fin
         "shard_size": max(len(shard.entries) for shard in plan.shards),
         "plan": plan.digest,
     }
-
-
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise GvitError(f"{name} is {value!r}; give one of {', '.join(known)}")
-
-
-def _check_gpus(number: float | None) -> None:
-    if number is not None and not (0 < number <= 1 or (number < 64 and number == int(number))):
-        raise GvitError(
-            f"gpus per worker is {number}; give a share of one above 0, or a whole number below 64"
-        )
-
-
-def _in_range(name: str, value: int | None, low: int, high: int) -> None:
-    if value is not None and not low <= value <= high:
-        raise GvitError(f"{name} is {value}; give a whole number from {low} to {high}, or auto")

@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..schemas.errors import GvitError
+from ..schemas.limits import Range, check_limit
 from ..schemas.manifest import BLOCK_ROWS
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ BLOCK_SIZE = BLOCK_ROWS
 
 _AUTO_SHARDS = 32  # about so many shards when nobody says otherwise
 _MAX_AUTO_SHARD_SIZE = 8192
-_MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,8 @@ def make_plan(entries: Iterable[Entry], seed: int, shard_size: int | None = None
     Raises:
         GvitError: The seed or the shard size is out of range.
     """
-    _check(seed, shard_size)
+    check_limit("seed", seed, Range(0, 2**63 - 1))
+    check_limit("shard-size", shard_size, Range(1))
     splits = _shuffled_splits(entries, seed)
     size = shard_size or auto_shard_size(sum(len(members) for _, members in splits))
     shards: list[ShardPlan] = []
@@ -110,13 +110,6 @@ def auto_shard_size(images: int) -> int:
     """Return the shard size for so many images: 1/32 of them, in multiples of 256, from 256 to 8192."""
     blocks = -(-images // (_AUTO_SHARDS * BLOCK_SIZE))
     return min(max(blocks * BLOCK_SIZE, BLOCK_SIZE), _MAX_AUTO_SHARD_SIZE)
-
-
-def _check(seed: int, shard_size: int | None) -> None:
-    if not 0 <= seed <= _MAX_SEED:
-        raise GvitError(f"seed is {seed}; give a whole number from 0 to 2^63 - 1")
-    if shard_size is not None and shard_size < 1:
-        raise GvitError(f"shard size is {shard_size}; give at least 1, or auto")
 
 
 def _shuffled_splits(entries: Iterable[Entry], seed: int) -> list[tuple[str, Sequence[Entry]]]:

@@ -209,10 +209,10 @@ def test_processes_that_cannot_start_are_an_error_and_no_endless_wait(tmp_path, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"workers": 0}, "workers is 0"),
-        ({"size": -1}, "size is -1"),
-        ({"timeout_s": 0}, "timeout s is 0"),
-        ({"memory_limit_bytes": 0}, "memory limit bytes is 0"),
+        ({"workers": 0}, "workers must be above 0, not 0"),
+        ({"size": -1}, "size must be above 0, not -1"),
+        ({"timeout_s": 0}, "timeout must be above 0, not 0"),
+        ({"memory_limit_bytes": 0}, "memory must be above 0, not 0"),
     ],
 )
 def test_a_number_out_of_range_is_refused_with_its_name_and_value(options, message):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - the settings read the types of the fields
+from typing import Annotated
 
 from ..schemas.errors import GvitError
+from ..schemas.limits import Choice, Range, check_limits
 from .data.augment import AugmentConfig
 from .data.mix import MixConfig
 from .data.split import DataConfig  # noqa: TC001 - the settings read the types of the fields
@@ -14,22 +15,10 @@ from .guidance.config import GuidanceConfig
 from .model.classifier import ModelConfig
 from .schedule import ScheduleConfig
 
-__all__ = ["DEVICES", "PRECISIONS", "OptimConfig", "RunConfig", "TrainConfig"]
-
-DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-RESUMES = ("auto", "never")
+__all__ = ["OptimConfig", "RunConfig", "TrainConfig"]
 
 
-def _within(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not low <= value <= high:
-        bounds = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise GvitError(f"{name} must be {bounds}, not {value}")
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise GvitError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+_DECAY = Range(0.0, 1.0, below=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,22 +37,17 @@ class OptimConfig:
     """
 
     name: str = "adamw"
-    weight_decay: float = 0.05
+    weight_decay: Annotated[float, Range(0.0)] = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
-    clip: float | None = 1.0
-    label_smoothing: float = 0.0
-    ema: float | None = None
-    accumulate: int = 1
+    clip: Annotated[float | None, Range(0.0, above=True)] = 1.0
+    label_smoothing: Annotated[float, Range(0.0, 0.9)] = 0.0
+    ema: Annotated[float | None, _DECAY] = None
+    accumulate: Annotated[int, Range(1, 65536)] = 1
 
     def __post_init__(self) -> None:
-        _within("optim.weight_decay", self.weight_decay, 0.0, math.inf)
-        _within("optim.label_smoothing", self.label_smoothing, 0.0, 0.9)
-        _within("optim.accumulate", self.accumulate, 1, 65536)
-        for name, value in (("betas", self.betas[0]), ("betas", self.betas[1]), ("ema", self.ema)):
-            if value is not None and not 0.0 <= value < 1.0:
-                raise GvitError(f"optim.{name} must be from 0 to below 1, not {value}")
-        if self.clip is not None and not self.clip > 0.0:
-            raise GvitError(f"optim.clip must be above 0, not {self.clip}")
+        check_limits(self, "optim.")
+        if not all(beta in _DECAY for beta in self.betas):
+            raise GvitError(f"optim.betas must be {_DECAY}, not {self.betas}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,25 +69,18 @@ class RunConfig:
     """
 
     out: Path
-    device: str = "auto"
-    precision: str = "auto"
+    device: Annotated[str, Choice(("auto", "cpu", "cuda"))] = "auto"
+    precision: Annotated[str, Choice(("auto", "float32", "bfloat16", "float16"))] = "auto"
     compile: bool = False
-    log_every: int | None = None
-    evaluate_every: int = 1
-    checkpoint_minutes: float = 10.0
-    keep: int = 1
-    resume: str = "auto"
+    log_every: Annotated[int | None, Range(1)] = None
+    evaluate_every: Annotated[int, Range(1)] = 1
+    checkpoint_minutes: Annotated[float, Range(0.0, above=True)] = 10.0
+    keep: Annotated[int, Range(1)] = 1
+    resume: Annotated[str, Choice(("auto", "never"))] = "auto"
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        _one_of("run.device", self.device, DEVICES)
-        _one_of("run.precision", self.precision, PRECISIONS)
-        _one_of("run.resume", self.resume, RESUMES)
-        _within("run.log_every", self.log_every, 1, math.inf)
-        _within("run.evaluate_every", self.evaluate_every, 1, math.inf)
-        _within("run.keep", self.keep, 1, math.inf)
-        if not self.checkpoint_minutes > 0.0:
-            raise GvitError(f"run.checkpoint_minutes must be above 0, not {self.checkpoint_minutes}")
+        check_limits(self, "run.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,9 +95,9 @@ class TrainConfig:
     """
 
     recipe: str = "none"
-    epochs: int = 90
-    batch_size: int = 1024
-    seed: int = 0
+    epochs: Annotated[int, Range(1, 1_000_000)] = 90
+    batch_size: Annotated[int, Range(1, 2**24)] = 1024
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     data: DataConfig
     run: RunConfig
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -131,6 +108,4 @@ class TrainConfig:
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
 
     def __post_init__(self) -> None:
-        _within("epochs", self.epochs, 1, 1_000_000)
-        _within("batch_size", self.batch_size, 1, 2**24)
-        _within("seed", self.seed, 0, 2**63 - 1)
+        check_limits(self)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
-from ..schemas.errors import GvitError
+from ..schemas.limits import Choice, Range, Share, check_limits
 
 __all__ = ["SCHEDULES", "ScheduleConfig", "learning_rate"]
 
@@ -26,20 +27,13 @@ class ScheduleConfig:
         GvitError: A value is out of range.
     """
 
-    lr: float = 1e-3
-    shape: str = "cosine"
-    warmup_epochs: float = 5.0
-    final: float = 0.0
+    lr: Annotated[float, Range(0.0, above=True)] = 1e-3
+    shape: Annotated[str, Choice(SCHEDULES)] = "cosine"
+    warmup_epochs: Annotated[float, Range(0.0)] = 5.0
+    final: Share = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.lr < math.inf:
-            raise GvitError(f"schedule.lr must be above 0, not {self.lr}")
-        if self.shape not in SCHEDULES:
-            raise GvitError(f"schedule.shape must be one of {', '.join(SCHEDULES)}, not {self.shape!r}")
-        if not 0.0 <= self.warmup_epochs < math.inf:
-            raise GvitError(f"schedule.warmup_epochs must be at least 0, not {self.warmup_epochs}")
-        if not 0.0 <= self.final <= 1.0:
-            raise GvitError(f"schedule.final must be from 0 to 1, not {self.final}")
+        check_limits(self, "schedule.")
 
 
 def learning_rate(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:

@@ -9,12 +9,14 @@ epoch, sample).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ...schemas import NUM_FIELDS, GvitError
+from ...schemas.errors import GvitError
+from ...schemas.gaussians import NUM_FIELDS
+from ...schemas.limits import Choice, Range, Share, check_limits
 from .color_jitter import COLOR_DRAWS, change_color, lose_color, mean_gray, random_color_change
 from .geometry import (
     AFFINE_DRAWS,
@@ -68,37 +70,25 @@ class AugmentConfig:
         GvitError: a value is out of its range; the sentence names field, value and range.
     """
 
-    frame: Frame = "canvas"
-    center_fraction: float = 1.0
+    frame: Annotated[Frame, Choice(_FRAMES)] = "canvas"
+    center_fraction: Annotated[float, Range(0.01, 1.0)] = 1.0
     crop_scale: tuple[float, float] | None = None
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.0
-    rotate: float = 0.0
-    translate: float = 0.0
-    zoom: float = 0.0
-    shear: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    grayscale: float = 0.0
-    dropout: float = 0.0
-    min_scale: float = 0.0
+    flip: Share = 0.0
+    rotate: Annotated[float, Range(0.0, 180.0)] = 0.0
+    translate: Share = 0.0
+    zoom: Annotated[float, Range(0.0, 10.0)] = 0.0
+    shear: Annotated[float, Range(0.0, 60.0)] = 0.0
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    saturation: Share = 0.0
+    hue: Annotated[float, Range(0.0, 0.5)] = 0.0
+    grayscale: Share = 0.0
+    dropout: Annotated[float, Range(0.0, 0.99)] = 0.0
+    min_scale: Share = 0.0
 
     def __post_init__(self) -> None:
-        if self.frame not in _FRAMES:
-            raise GvitError(f"frame must be one of {', '.join(_FRAMES)}, not {self.frame!r}")
-        for name in ("flip", "translate", "brightness", "contrast", "saturation", "grayscale", "min_scale"):
-            _check(name, getattr(self, name), 0.0, 1.0)
-        for name, high in (
-            ("rotate", 180.0),
-            ("zoom", 10.0),
-            ("shear", 60.0),
-            ("hue", 0.5),
-            ("dropout", 0.99),
-        ):
-            _check(name, getattr(self, name), 0.0, high)
-        _check("center_fraction", self.center_fraction, 0.01, 1.0)
+        check_limits(self, "augment.")
         if self.crop_scale is not None:
             _check_pair("crop_scale", self.crop_scale, 1e-4, 1.0)
         _check_pair("crop_ratio", self.crop_ratio, 0.01, 100.0)
@@ -119,14 +109,9 @@ class AugmentConfig:
         return any((self.brightness, self.contrast, self.saturation, self.hue))
 
 
-def _check(field: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise GvitError(f"{field} must be from {low:g} to {high:g}, not {value:g}")
-
-
 def _check_pair(field: str, pair: tuple[float, float], low: float, high: float) -> None:
     if not low <= pair[0] <= pair[1] <= high:
-        raise GvitError(f"{field} must be two rising numbers from {low:g} to {high:g}, not {pair}")
+        raise GvitError(f"augment.{field} must be two rising numbers from {low:g} to {high:g}, not {pair}")
 
 
 def augment(

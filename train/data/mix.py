@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...schemas import NUM_FIELDS, GvitError
+from ...schemas.gaussians import NUM_FIELDS
+from ...schemas.limits import Share, check_limits
 from .keyed_random import hashes, uniform
 
 __all__ = ["LabelledSets", "MixConfig", "MixedSets", "mix", "soft_targets"]
@@ -38,16 +39,13 @@ class MixConfig:
         GvitError: a value is out of its range.
     """
 
-    cutmix: float = 0.0
-    mixup: float = 0.0
-    probability: float = 1.0
-    switch: float = 0.5
+    cutmix: Share = 0.0
+    mixup: Share = 0.0
+    probability: Share = 1.0
+    switch: Share = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("cutmix", "mixup", "probability", "switch"):
-            value: float = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise GvitError(f"{name} must be from 0 to 1, not {value:g}")
+        check_limits(self, "mix.")
 
     @property
     def mixes(self) -> bool:

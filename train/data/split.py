@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - the settings read the types of the fields
+from typing import Annotated
 
 import numpy as np
 
 from ...dataset.reader import Dataset, open_dataset
 from ...schemas.errors import GvitError
+from ...schemas.limits import Choice, Range, check_limits
 from .order import epoch_order
 
 __all__ = ["DataConfig", "TrainingData", "check_same_kind", "open_training_data"]
@@ -36,15 +38,12 @@ class DataConfig:
 
     shards: Path
     val_shards: Path | None = None
-    val_fraction: float | None = None
-    cache: str = "auto"
+    val_fraction: Annotated[float | None, Range(0.0, 0.9, above=True)] = None
+    cache: Annotated[str, Choice(CACHES)] = "auto"
     allow_empty_classes: bool = False
 
     def __post_init__(self) -> None:
-        if self.cache not in CACHES:
-            raise GvitError(f"data.cache must be one of {', '.join(CACHES)}, not {self.cache!r}")
-        if self.val_fraction is not None and not 0.0 < self.val_fraction <= 0.9:
-            raise GvitError(f"data.val_fraction must be above 0 and at most 0.9, not {self.val_fraction}")
+        check_limits(self, "data.")
         if self.val_fraction is not None and self.val_shards is not None:
             raise GvitError("give either a dataset to evaluate on or a fraction to hold out, not both")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - the settings read the types of the fields
+from typing import Annotated
 
 from ...schemas.errors import GvitError
+from ...schemas.limits import Choice, Range, Share, check_limits
 from ..model.refiner import RefinerConfig
 
 __all__ = ["MODES", "GuidanceConfig", "gamma_at"]
@@ -46,39 +48,24 @@ class GuidanceConfig:
         GvitError: A value is out of range, or the settings contradict each other.
     """
 
-    mode: str = "none"
-    gamma: float = 0.1
-    gamma_warmup: float = 2.0
-    gamma_final: float = 1.0
-    perceptual: float = 0.1
-    reconstruct: float = 0.25
-    fraction: float = 0.5
-    step: float = 0.25
-    reach: float = 1.0
-    resolution: int | None = None
-    max_psnr_loss: float = 3.0
+    mode: Annotated[str, Choice(MODES)] = "none"
+    gamma: Annotated[float, Range(-100.0, 100.0)] = 0.1
+    gamma_warmup: Annotated[float, Range(0.0)] = 2.0
+    gamma_final: Share = 1.0
+    perceptual: Annotated[float, Range(0.0)] = 0.1
+    reconstruct: Share = 0.25
+    fraction: Share = 0.5
+    step: Annotated[float, Range(0.0, 1.0, above=True)] = 0.25
+    reach: Annotated[float, Range(0.0, 4.0, above=True)] = 1.0
+    resolution: Annotated[int | None, Range(8)] = None
+    max_psnr_loss: Annotated[float, Range(0.0, 100.0, above=True)] = 3.0
     images: Path | None = None
     masks: Path | None = None
     write_tuned: Path | None = None
     refiner: RefinerConfig = field(default_factory=RefinerConfig)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise GvitError(f"guidance.mode must be one of {', '.join(MODES)}, not {self.mode!r}")
-        for name, low, high in (
-            ("gamma", -100.0, 100.0),
-            ("gamma_warmup", 0.0, 1e6),
-            ("gamma_final", 0.0, 1.0),
-            ("perceptual", 0.0, 1e6),
-            ("reconstruct", 0.0, 1.0),
-            ("fraction", 0.0, 1.0),
-        ):
-            _check(name, getattr(self, name), low <= getattr(self, name) <= high, f"from {low:g} to {high:g}")
-        for name, high in (("step", 1.0), ("reach", 4.0), ("max_psnr_loss", 100.0)):
-            inside = 0.0 < getattr(self, name) <= high
-            _check(name, getattr(self, name), inside, f"above 0 and at most {high:g}")
-        if self.resolution is not None:
-            _check("resolution", self.resolution, self.resolution >= 8, "at least 8")
+        check_limits(self, "guidance.")
         if self.write_tuned is not None and self.mode != "direct":
             raise GvitError("only --guidance direct has moved sets for --write-tuned to write")
         if self.write_tuned is not None and self.images is None:
@@ -101,11 +88,6 @@ class GuidanceConfig:
                 f"guidance.resolution must be at most the {size} pixels of the fit, not {self.resolution}"
             )
         return self.resolution
-
-
-def _check(name: str, value: float, holds: bool, bounds: str) -> None:
-    if not holds:
-        raise GvitError(f"guidance.{name} must be {bounds}, not {value}")
 
 
 def gamma_at(config: GuidanceConfig, step: int, steps_per_epoch: int, epochs: int) -> float:

@@ -6,7 +6,7 @@ import difflib
 import math
 from dataclasses import dataclass, field
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import timm
 import torch
@@ -15,6 +15,7 @@ from timm.models.naflexvit import NaFlexVit
 from torch import Tensor, nn
 
 from ...schemas.errors import GvitError
+from ...schemas.limits import Range, check_limits
 from .refiner import Refiner, RefinerConfig
 from .tokens import SetTokens, TokenConfig
 
@@ -46,20 +47,15 @@ class ModelConfig:
     """
 
     name: str = "vit_small_patch16_224"
-    depth: int | None = None
-    width: int | None = None
-    heads: int | None = None
+    depth: Annotated[int | None, Range(1)] = None
+    width: Annotated[int | None, Range(1)] = None
+    heads: Annotated[int | None, Range(1)] = None
     rope: bool = False
-    drop_path: float = 0.0
+    drop_path: Annotated[float, Range(0.0, 1.0, below=True)] = 0.0
     tokens: TokenConfig = field(default_factory=TokenConfig)
 
     def __post_init__(self) -> None:
-        for name in ("depth", "width", "heads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise GvitError(f"model.{name} must be at least 1, not {value}")
-        if not 0.0 <= self.drop_path < 1.0:
-            raise GvitError(f"model.drop_path must be from 0 to below 1, not {self.drop_path}")
+        check_limits(self, "model.")
 
 
 class SetClassifier(nn.Module):

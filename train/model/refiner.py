@@ -7,11 +7,13 @@ and knows nothing but the set.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ...schemas.errors import GvitError
+from ...schemas.limits import Range, check_limits
 from .motion import move
 from .tokens import SetTokens, TokenConfig
 
@@ -33,20 +35,16 @@ class RefinerConfig:
         GvitError: A value is out of range.
     """
 
-    width: int = 64
-    heads: int = 4
-    depth: int = 1
-    reach: float = 1.0
+    width: Annotated[int, Range(1)] = 64
+    heads: Annotated[int, Range(1)] = 4
+    depth: Annotated[int, Range(1)] = 1
+    reach: Annotated[float, Range(0.0, 4.0, above=True)] = 1.0
     tokens: TokenConfig = field(default_factory=lambda: TokenConfig(octaves=4, depth_rank=False))
 
     def __post_init__(self) -> None:
-        for name in ("heads", "depth"):
-            if getattr(self, name) < 1:
-                raise GvitError(f"refiner.{name} must be at least 1, not {getattr(self, name)}")
-        if self.width < 1 or self.width % self.heads:
+        check_limits(self, "refiner.")
+        if self.width % self.heads:
             raise GvitError(f"refiner.width must be a multiple of the {self.heads} heads, not {self.width}")
-        if not 0.0 < self.reach <= 4.0:
-            raise GvitError(f"refiner.reach must be above 0 and at most 4, not {self.reach}")
 
 
 class Refiner(nn.Module):

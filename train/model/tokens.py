@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...schemas.errors import GvitError
+from ...schemas.limits import Range, check_limits
 
 if TYPE_CHECKING:
     from ...dataset.reader import Dataset
@@ -41,13 +41,12 @@ class TokenConfig:
         GvitError: ``octaves`` is out of range.
     """
 
-    octaves: int = 7
+    octaves: Annotated[int, Range(0, 12)] = 7
     damped: bool = False
     depth_rank: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.octaves <= 12:
-            raise GvitError(f"tokens.octaves must be from 0 to 12, not {self.octaves}")
+        check_limits(self, "tokens.")
 
     @property
     def channels(self) -> int:
