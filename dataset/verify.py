@@ -30,8 +30,7 @@ from ..schemas.manifest import (
 from ..schemas.rows import MAX_PSNR
 from ..schemas.shards import BlockArrays, ShardReader, describe_tar
 from .open_shard import open_tar, read_rows
-from .zarr.keys import check_keys
-from .zarr.sets import ZarrShardReader, is_zarr_only, open_zarr
+from .zarr.sets import ZarrShardReader, check_keys, is_zarr_only, open_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

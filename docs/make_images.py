@@ -17,7 +17,7 @@ from gvit.fitting.config import FitConfig
 from gvit.fitting.fitter import Fitter
 from gvit.images.decode import decode_image
 from gvit.pictures.ellipses import draw_ellipses
-from gvit.pictures.lettering import GREY, INK, PAPER, write
+from gvit.pictures.page import GREY, INK, PAPER, write
 from gvit.pictures.view import to_pixels
 from gvit.rendering.arrays import render_numpy
 from gvit.schemas import decode

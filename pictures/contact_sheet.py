@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw
 
 from ..rendering.arrays import render_numpy
-from .lettering import GREY, INK, PAPER, text_width, write, write_right
+from .page import GREY, INK, PAPER, text_width, write, write_right
 from .view import enlarge, to_pixels
 
 if TYPE_CHECKING:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ..rendering.arrays import render_numpy
 from ..rendering.fidelity import psnr
-from .displacement import Displacement, draw_displacement
-from .page import Panel, draw_page, panel_side
+from .ellipses import OVERSAMPLING, blank_canvas, finished, paint_ellipses
+from .page import PAPER, Panel, draw_page, panel_side
 from .view import Subject, enlarge, to_pixels
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["GuidedView", "draw_guided_view"]
+__all__ = ["Displacement", "GuidedView", "draw_displacement", "draw_guided_view"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +71,85 @@ def _movement(moved: Displacement, shift: float, count: int) -> Panel:
     visible = f"{moved.shown} of {count} visible" if moved.shown else "none visible"
     note = f"mean shift {_short(shift)} pixels, {visible}"
     return Panel(f"stored (pale) to guided{arrows}", note, moved.picture)
+
+
+_PALENESS = 0.72
+_STRENGTH = 0.7
+_LONG, _LONGEST, _SPACING = 0.1, 0.5, 0.6
+"""Arrows are enlarged until a quarter of them are longer than the first, or than this share of the room that
+each Gaussian has, or one than the second; lengths in parts of the picture's side."""
+
+_VISIBLE = 0.02
+"""Least length of an arrow that is drawn, in parts of the picture's side."""
+
+_NOTHING = 1e-5
+"""Shifts of fewer parts of the picture's side are rounding."""
+
+_ACCENT = (214, 24, 74)
+_LINE, _CASING, _HEAD = 1.8, 4.2, 7.0  # of an arrow, in pixels of the finished picture
+
+
+@dataclass(frozen=True, slots=True)
+class Displacement:
+    """A picture of what moved.
+
+    Attributes:
+        picture: The set before in pale colours, after in its own, and arrows from old to new centres.
+        factor: How many times as long as the shifts the arrows are; 1 where they need not be longer.
+        shown: Arrows; the others would be too short to see.
+        mean: Mean shift of the centres, as a part of the picture's side.
+    """
+
+    picture: Image.Image
+    factor: int
+    shown: int
+    mean: float
+
+
+def draw_displacement(
+    before: npt.NDArray[np.float32], after: npt.NDArray[np.float32], side: int
+) -> Displacement:
+    """Draw how a set [N, 9] became another, Gaussian by Gaussian, on a square of `side` pixels."""
+    starts = (before[:, 0:2].astype(np.float64) + 1.0) / 2.0
+    shifts = (after[:, 0:2].astype(np.float64) - before[:, 0:2]) / 2.0
+    lengths = np.hypot(*shifts.T)
+    factor = _factor(lengths)
+    visible = lengths * factor >= _VISIBLE
+    canvas = blank_canvas(side)
+    paint_ellipses(canvas, before, paleness=_PALENESS)
+    paint_ellipses(canvas, after, strength=_STRENGTH)
+    arrows = [
+        np.stack([start, start + factor * shift]) * canvas.width
+        for start, shift in zip(starts[visible], shifts[visible], strict=True)
+    ]
+    draw = ImageDraw.Draw(canvas)
+    for width, colour in ((_CASING, PAPER), (_LINE, _ACCENT)):
+        for arrow in arrows:
+            _draw_arrow(draw, arrow, width * OVERSAMPLING, colour)
+    return Displacement(finished(canvas), factor, len(arrows), float(lengths.mean()))
+
+
+def _factor(lengths: npt.NDArray[np.float64]) -> int:
+    """The largest of 1, 2, 5, 10, 20, ... that keeps arrows within bounds; 1 where nothing moved."""
+    if lengths.max() < _NOTHING:
+        return 1
+    long = min(_LONG, _SPACING / math.sqrt(len(lengths)))
+    most = min(long / max(float(np.quantile(lengths, 0.75)), _NOTHING), _LONGEST / float(lengths.max()))
+    decade = 10 ** math.floor(math.log10(max(most, 1.0)))
+    return max(step * decade for step in (1, 2, 5) if step * decade <= max(most, 1.0))
+
+
+def _draw_arrow(
+    draw: ImageDraw.ImageDraw, arrow: npt.NDArray[np.float64], width: float, colour: tuple[int, int, int]
+) -> None:
+    """Draw an arrow [2, 2] from its first point to its second, in pixels of the canvas."""
+    start, tip = arrow
+    length = float(np.hypot(*(tip - start)))
+    along = (tip - start) / length
+    across = np.array([-along[1], along[0]])
+    halo = (width - _LINE * OVERSAMPLING) / 2.0  # a casing surrounds the head, too
+    head = min(_HEAD * OVERSAMPLING, 0.6 * length)
+    neck, point = tip - (head + halo) * along, tip + 2.0 * halo * along
+    side = (0.45 * head + 1.5 * halo) * across
+    draw.line([tuple(start), tuple(neck + 0.1 * head * along)], fill=colour, width=round(width))
+    draw.polygon([tuple(point), tuple(neck + side), tuple(neck - side)], fill=colour)

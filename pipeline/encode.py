@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from ..dataset.class_name_lists import class_names_file
+from ..dataset.class_names import class_names_file
 from ..fitting.device import resolve_device
 from ..images.open import open_source
 from ..pictures.progress import Display
@@ -21,10 +21,18 @@ from ..schemas.extras import require
 from .config import EncodeConfig, RunConfig, fingerprint
 from .engines.inline import run_inline
 from .finished import FinishedShards, complete, reopen_shard
-from .place.contents import clear_dataset, holds_work, inspect_place
 from .place.lease import Lease
 from .place.open import open_place
-from .place.run_state import RunRecord, RunState, check_same, new_state, save_state
+from .place.run_state import (
+    RunRecord,
+    RunState,
+    check_same,
+    clear_dataset,
+    holds_work,
+    inspect_place,
+    new_state,
+    save_state,
+)
 from .plan import Plan, ShardPlan, make_plan
 from .progress import EventLog, Meter, Progress, StandingFile
 from .worker import FitterFactory, WorkerSpec

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow.compute as pc
 
 from ..dataset.card import About, dataset_card, kept_of
-from ..dataset.class_name_lists import class_names_file
-from ..dataset.class_names import parse_class_names
+from ..dataset.class_names import class_names_file, parse_class_names
 from ..dataset.open_shard import Shard, open_tar, parse_shard_rows
 from ..dataset.reader import Dataset
 from ..fitting.config import FIT_VERSION

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gvit.train.data.mix import MixConfig
-from gvit.train.guidance.moves import MoveStore
+from gvit.train.guidance.shared_tensor import MoveStore
 from gvit.train.run.interruption import Interrupted
 from gvit.train.run.run import train
 from gvit.train.run.trainer import Trainer

@@ -6,8 +6,7 @@ from fake_encode import fake_config, fake_encode, files_of, make_source
 from gvit.commands.look import info_command
 from gvit.commands.sharing import export_command
 from gvit.dataset.card import dataset_card
-from gvit.dataset.class_name_lists import class_names_file
-from gvit.dataset.class_names import read_class_names
+from gvit.dataset.class_names import class_names_file, read_class_names
 from gvit.dataset.reader import open_dataset
 from gvit.dataset.verify import verify
 from gvit.pipeline.dry_run import estimate

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from gvit.train.guidance.similarity import ms_ssim
+from gvit.train.guidance.reconstruction import ms_ssim
 
 
 def images(side, seed=0):

@@ -25,8 +25,7 @@ from gvit.schemas import GvitError
 from gvit.schemas.documents import build
 from gvit.train.config import TrainConfig
 from gvit.train.recipes import RECIPES, gpu_hours
-from gvit.train.run.metrics import MetricLog, read_metrics
-from gvit.train.run.progress import Standing
+from gvit.train.run.metrics import MetricLog, Standing, read_metrics
 from gvit.train.run.report import draw_confusion, draw_curves
 from gvit.train.settings import differences, dump, merge, parse_assignment, plain
 

@@ -13,7 +13,7 @@ import torch
 import test_train_loop as loop
 from fake_sets import write_dataset
 from gvit.schemas import GvitError
-from gvit.train.guidance.moves import MoveStore
+from gvit.train.guidance.shared_tensor import MoveStore
 from gvit.train.run.checkpoint import CheckpointFolder, read_checkpoint
 from gvit.train.run.metrics import MetricLog
 from gvit.train.run.run import train

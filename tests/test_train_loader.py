@@ -19,7 +19,6 @@ from gvit.schemas import (
     encode,
 )
 from gvit.train.data import loader as loader_module
-from gvit.train.data import set_cache
 from gvit.train.data.loader import SetLoader
 
 settings.register_profile("no deadline", deadline=None)
@@ -189,27 +188,27 @@ def test_a_centre_crop_has_the_aspect_of_a_square(tmp_path):
 
 
 def test_the_cache_is_memory_only_where_it_fits_easily_for_all_ranks(dataset, monkeypatch):
-    needed = set_cache.stored_bytes(dataset)
+    needed = loader_module.stored_bytes(dataset)
     assert needed == 60 * N * NUM_FIELDS * 2
-    monkeypatch.setattr(set_cache, "free_memory", lambda: 4 * 2 * needed)
-    assert isinstance(set_cache.open_sets(dataset, "auto", ranks=2), set_cache.MemorySets)
-    assert isinstance(set_cache.open_sets(dataset, "auto", ranks=3), set_cache.MappedSets)
-    assert isinstance(set_cache.open_sets(dataset, "memory", ranks=3), set_cache.MemorySets)
+    monkeypatch.setattr(loader_module, "free_memory", lambda: 4 * 2 * needed)
+    assert isinstance(loader_module.open_sets(dataset, "auto", ranks=2), loader_module.MemorySets)
+    assert isinstance(loader_module.open_sets(dataset, "auto", ranks=3), loader_module.MappedSets)
+    assert isinstance(loader_module.open_sets(dataset, "memory", ranks=3), loader_module.MemorySets)
 
 
 def test_a_container_limits_the_free_memory(tmp_path, monkeypatch):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 900 kB\nMemAvailable: 500 kB\n")
-    monkeypatch.setattr(set_cache, "MEMINFO", meminfo)
-    monkeypatch.setattr(set_cache, "CGROUP", tmp_path)
-    assert set_cache.free_memory() == 500 * 1024
+    monkeypatch.setattr(loader_module, "MEMINFO", meminfo)
+    monkeypatch.setattr(loader_module, "CGROUP", tmp_path)
+    assert loader_module.free_memory() == 500 * 1024
     (tmp_path / "memory.current").write_text("1000\n")
     for limit, free in (("max\n", 500 * 1024), ("3000\n", 2000), ("900\n", 0)):
         (tmp_path / "memory.max").write_text(limit)
-        assert set_cache.free_memory() == free
+        assert loader_module.free_memory() == free
     meminfo.unlink()
     (tmp_path / "memory.max").unlink()
-    assert set_cache.free_memory() > 0
+    assert loader_module.free_memory() > 0
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from gvit.commands import app as cli
 from gvit.dataset.reader import open_dataset
 from gvit.images.decode import decode_image
 from gvit.pictures.ellipses import DEVIATIONS, draw_ellipses, ellipse_outlines
-from gvit.pictures.lettering import fit_text, text_width
+from gvit.pictures.page import fit_text, text_width
 from gvit.pictures.view import Subject, draw_view, error_map
 from gvit.rendering.arrays import render_numpy
 

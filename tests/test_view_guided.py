@@ -18,8 +18,7 @@ from rich.console import Console
 from fake_sets import SIZE, make_sets, write_dataset
 from gvit.commands import app as cli
 from gvit.dataset.reader import open_dataset
-from gvit.pictures.displacement import draw_displacement
-from gvit.pictures.guided_view import draw_guided_view
+from gvit.pictures.guided_view import draw_displacement, draw_guided_view
 from gvit.pictures.view import Subject
 from gvit.rendering.arrays import render_numpy
 from gvit.schemas import GvitError

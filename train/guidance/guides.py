@@ -12,26 +12,35 @@ set, and never a move of "direct".
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ...schemas.gaussians import min_scale
 from ..data.keyed_random import uniform
 from ..model.motion import move
+from .movement import Movement
+from .object_masks import ObjectMasks
+from .reconstruction import Reconstruction
+from .shared_tensor import MoveStore
+from .source_images import SourceImages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
+    from ...dataset.reader import Dataset
     from ..data.loader import Batch
+    from ..model.classifier import SetClassifier
     from ..model.refiner import Refiner
     from ..ranks import Ranks
     from .config import GuidanceConfig
-    from .movement import Movement, MovementReport
-    from .moves import MoveStore
-    from .reconstruction import Goal, Reconstruction
+    from .movement import MovementReport
+    from .reconstruction import Goal
+    from .source_images import Sources
 
-__all__ = ["DirectGuide", "Guide", "Guided", "NoGuide", "RefineGuide"]
+__all__ = ["DirectGuide", "Guide", "Guided", "RefineGuide", "build_guide"]
 
 _LARGEST_SHARE = 3.0
 """Of a normalised gradient: no coordinate steps further than this many times the root mean square."""
@@ -58,55 +67,30 @@ class Guided:
     after_backward: Callable[[], None] = _nothing
 
 
-class Guide(Protocol):
-    """What happens to the sets of training batches before they are augmented."""
+class Guide:
+    """What happens to the sets of training batches before they are augmented; by default nothing."""
 
-    def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:
+    def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:  # noqa: ARG002
         """Guide a part of a training batch."""
-        ...
+        return Guided(batch)
 
-    def report(self, ranks: Ranks) -> MovementReport | None:
+    def report(self, ranks: Ranks) -> MovementReport | None:  # noqa: ARG002
         """Sum up what moved since the last ``forget``; all ranks at the same time."""
-        ...
+        return None
 
     def forget(self) -> None:
         """Begin to count anew."""
-        ...
 
-    def state(self, ranks: Ranks) -> dict[str, Any]:
+    def state(self, ranks: Ranks) -> dict[str, Any]:  # noqa: ARG002
         """Return what a run needs to go on beside the model, plain dicts and tensors; all ranks at once."""
-        ...
-
-    def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
-        """Go back to a saved state; all ranks at the same time."""
-        ...
-
-
-class NoGuide:
-    """Leaves the sets as they are stored."""
-
-    def guide(self, batch: Batch, *, epoch: int, gamma: float) -> Guided:
-        """Return the batch itself."""
-        del epoch, gamma
-        return Guided(batch)
-
-    def report(self, ranks: Ranks) -> None:
-        """Return nothing."""
-
-    def forget(self) -> None:
-        """Do nothing."""
-
-    def state(self, ranks: Ranks) -> dict[str, Any]:
-        """Return nothing."""
-        del ranks
         return {}
 
     def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
-        """Do nothing."""
+        """Go back to a saved state; all ranks at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _CountingGuide:
+class _CountingGuide(Guide):
     """A guide that moves sets, and counts how.
 
     Attributes:
@@ -122,7 +106,7 @@ class _CountingGuide:
     seed: int
 
     def report(self, ranks: Ranks) -> MovementReport | None:
-        """Sum up what moved since the last ``forget``; all ranks at the same time."""
+        """Sum up what moved."""
         return self.movement.report(self.reconstruction, ranks)
 
     def forget(self) -> None:
@@ -130,7 +114,7 @@ class _CountingGuide:
         self.movement.clear()
 
     def state(self, ranks: Ranks) -> dict[str, Any]:
-        """Return the counts; all ranks at the same time."""
+        """Return the counts."""
         return {"movement": self.movement.state(ranks)}
 
     def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
@@ -289,3 +273,60 @@ def _bounded(gradient: Tensor | None) -> Tensor:
 def _squares(values: Tensor) -> Tensor:
     """The squared length of each of ``[b, N, 9]``."""
     return values.square().sum(dim=(1, 2))
+
+
+def build_guide(
+    config: GuidanceConfig,
+    dataset: Dataset,
+    model: SetClassifier,
+    sources: Sources,
+    *,
+    seed: int,
+    run: Path,
+    ranks: Ranks,
+) -> Guide:
+    """Return what guides the training on a dataset.
+
+    Args:
+        config: What to do.
+        dataset: The sets that are trained on.
+        model: With a refiner for "refine", without one for "direct"; on its device.
+        sources: Images to reconstruct, the stored sets where there are none; masks to count with.
+        seed: Of the run.
+        run: Folder of the run, for what ranks share.
+        ranks: Who trains together.
+
+    Raises:
+        GvitError: Config, images and dataset do not go together.
+    """
+    if config.mode == "none":
+        return Guide()
+    size = dataset.manifest.size
+    side = config.side(size)
+    reconstruction = Reconstruction(
+        side=side,
+        blurs=side < size,
+        unit=_fit_error(dataset),
+        perceptual=config.perceptual,
+        images=None if sources.pixels is None else SourceImages(dataset, sources.pixels, side, run, ranks),
+    )
+    masks = None if sources.mask is None else ObjectMasks(dataset, sources.mask, side, run, ranks)
+    movement = Movement(size, ranks.device, masks)
+    if model.refiner is None:
+        return DirectGuide(
+            config=config,
+            store=MoveStore(run, len(dataset), dataset.manifest.gaussians, ranks),
+            reconstruction=reconstruction,
+            movement=movement,
+            seed=seed,
+            min_scale=min_scale(size),
+        )
+    return RefineGuide(
+        config=config, refiner=model.refiner, reconstruction=reconstruction, movement=movement, seed=seed
+    )
+
+
+def _fit_error(dataset: Dataset) -> float:
+    """The mean squared error that the mean PSNR of a dataset stands for."""
+    psnr = dataset.manifest.psnr
+    return 10.0 ** (-(30.0 if psnr is None else psnr.mean) / 10.0)

@@ -16,8 +16,7 @@ from ...pictures.progress import Display
 from ...schemas.errors import GvitError
 from ...schemas.gaussians import min_scale
 from ..data.split import TrainingData, open_training_data
-from ..guidance.build import build_guide
-from ..guidance.guides import DirectGuide
+from ..guidance.guides import DirectGuide, build_guide
 from ..guidance.source_images import Sources, open_sources
 from ..model.classifier import build_model
 from ..model.tokens import measure_statistics
@@ -26,8 +25,7 @@ from ..settings import dump, plain
 from .about import About, Scores
 from .checkpoint import Checkpoint, CheckpointFolder
 from .interruption import Interrupted, StopRequest, stoppable
-from .metrics import MetricLog, read_metrics, tensorboard_installed
-from .progress import Standing
+from .metrics import MetricLog, Standing, read_metrics, tensorboard_installed
 from .report import LARGEST_CONFUSION, draw_confusion, draw_curves
 from .resume import CONFIG_NAME, checkpoint_to_resume, describe_data
 from .trainer import DivergedError, Trainer

@@ -24,7 +24,7 @@ from ...schemas.gaussians import min_scale
 from ..data.batches import BatchPlan, cut, evaluation_view
 from ..data.loader import Batch, SetLoader
 from ..guidance.config import gamma_at
-from ..guidance.guides import Guide, NoGuide
+from ..guidance.guides import Guide
 from ..model.evaluate import Evaluation, classifier_of, evaluate
 from ..schedule import learning_rate
 
@@ -105,7 +105,7 @@ class Trainer:
         self.classes = len(data.classes)
         self.model = model.to(ranks.device)
         self.ema = None if config.optim.ema is None else ModelEmaV3(model, config.optim.ema, use_warmup=True)
-        self.guide: Guide = NoGuide() if guide is None else guide
+        self.guide = Guide() if guide is None else guide
         smallest = min_scale(data.train.manifest.size)
         augment = replace(config.augment, min_scale=max(config.augment.min_scale, smallest))
         self._view = evaluation_view(augment, smallest)
