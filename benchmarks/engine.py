@@ -20,8 +20,9 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import ray
@@ -34,9 +35,6 @@ from gvit.pipeline.encode import encode
 from gvit.rendering.cores import usable_cores
 
 from .scenes import photographs
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 __all__ = ["run"]
 

@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,6 @@ from gvit.schemas import BLOCK_ROWS, BlockArrays, FitInfo, Row, build_manifest, 
 from gvit.train.data.loader import SetLoader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-
     import numpy.typing as npt
 
 SIZE = 224

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,6 @@ from gvit.rendering.operator import render
 from gvit.schemas import RULE
 
 from .scenes import fitted_sets, photographs
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["run"]
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,9 +33,6 @@ from gvit.train.model.classifier import ModelConfig
 from gvit.train.ranks import Ranks, pick_device
 from gvit.train.run.run import build_trainer
 from gvit.train.run.trainer import resolve_precision
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["run"]
 

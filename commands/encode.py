@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+from collections.abc import Generator
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -18,9 +20,6 @@ import typer
 from .output import EXIT_FAILURES, EXIT_INTERRUPTED, EXIT_TERMINATED, Json, say, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-    from types import FrameType
-
     from ..images.decode import Crop
     from ..pipeline.config import EncodeConfig
     from ..pipeline.dry_run import Estimate

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,6 @@ from .markdown import UNKNOWN_LICENSE, parse_front_matter, table, template, with
 from .zarr.sets import is_zarr_only
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from ..schemas.manifest import FitInfo, Manifest
     from .reader import Dataset
 

@@ -6,16 +6,14 @@ The file is optional, and nothing is decided by it: labels are indices into `cla
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 from ..schemas.checksums import CLASS_NAMES_NAME
 from ..schemas.documents import from_json
 from ..schemas.errors import DatasetError, GvitError
 from ..schemas.files import read_file
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 __all__ = ["class_names_file", "dump_class_names", "parse_class_names", "read_class_names"]
 

@@ -10,7 +10,9 @@ import hashlib
 import os
 import re
 import secrets
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..schemas.checksums import SUMS_NAME, checksums_of, dump_checksums
@@ -22,9 +24,6 @@ from ..schemas.rows import Row, check_rows, parquet_bytes, rows_to_table
 from ..schemas.shards import BlockArrays, write_tar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-    from pathlib import Path
-
     import numpy as np
     import numpy.typing as npt
 

@@ -7,7 +7,9 @@ import io
 import json
 import shutil
 import tarfile
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +25,6 @@ from .rewrite import write_shards
 from .selection import Selection, select
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-    from pathlib import Path
-
     from ..schemas.manifest import Manifest
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
@@ -17,8 +18,6 @@ from ..schemas.shards import ShardReader
 from .zarr.sets import ZarrSets, ZarrShardReader
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pyarrow as pa
 
 __all__ = ["Shard", "open_shard", "open_tar", "parse_shard_rows", "read_rows"]

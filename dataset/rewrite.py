@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,6 @@ from ..schemas.shards import BlockArrays
 from .commit import commit_shard
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..schemas.manifest import Manifest
     from .open_shard import Shard
     from .reader import Dataset

@@ -7,8 +7,10 @@ Reading stops at the first fault; checking goes on, so that one look tells all t
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow.compute as pc
@@ -33,9 +35,6 @@ from .open_shard import open_tar, read_rows
 from .zarr.sets import ZarrShardReader, check_keys, is_zarr_only, open_zarr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
-
     import pyarrow as pa
 
 __all__ = ["Fault", "Verification", "verify"]

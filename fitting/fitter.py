@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,6 @@ from .optimise import Rates
 from .relocate import Relocation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from .config import FitConfig
 
 __all__ = ["RATES", "RELOCATION", "FitResult", "Fitter", "cost_of", "schedule"]

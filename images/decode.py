@@ -12,6 +12,7 @@ import os
 import stat
 import threading
 import warnings
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -24,8 +25,6 @@ from PIL import TiffImagePlugin as _TiffImagePlugin  # noqa: F401  # pyright: ig
 from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from numpy.typing import NDArray
 
 __all__ = [

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import TYPE_CHECKING
@@ -23,8 +24,6 @@ from .decode import Crop, Decoded
 from .decode_worker import OUT_OF_MEMORY, DecodeFailure, WorkerSettings, main
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from .references import Reference
 
 __all__ = ["MEMORY_LIMIT_BYTES", "DecodeFailure", "DecodePool", "Outcome", "Prefetch"]

@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,8 +24,6 @@ from .decode import Crop, Decoded, DecodeError
 from .reading import read_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .references import Reference
 
 __all__ = ["OUT_OF_MEMORY", "DecodeFailure", "WorkerSettings", "main"]

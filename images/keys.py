@@ -10,10 +10,7 @@ import hashlib
 import posixpath
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from collections.abc import Sequence
 
 __all__ = ["make_keys"]
 

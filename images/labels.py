@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from ..schemas.errors import GvitError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 __all__ = ["read_labels"]
 

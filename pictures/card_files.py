@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..dataset.card import About, dataset_card
@@ -14,8 +15,6 @@ from ..schemas.checksums import CARD_NAME, SHEET_NAME
 from .draw import draw_sheet, save
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..dataset.reader import Dataset
 
 __all__ = ["write_dataset_card"]

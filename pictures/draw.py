@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +18,6 @@ from .guided_view import draw_guided_view
 from .view import Subject, draw_view
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL import Image
 
     from ..dataset.reader import Dataset

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
-
     from rich.console import Console
     from rich.progress import TaskID
 

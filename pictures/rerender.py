@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
@@ -14,10 +14,6 @@ from ..rendering.arrays import render_batch
 from ..rendering.fidelity import psnr
 from ..schemas.errors import GvitError
 from ..schemas.rows import Row, table_to_rows
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 __all__ = ["PSNR_TOLERANCE", "rerender_faults"]
 

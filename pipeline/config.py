@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path  # noqa: TC003 - the types of the fields are read
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated
 
 from ..fitting.config import FIT_VERSION, FitConfig
 from ..images.decode import Crop  # noqa: TC001
@@ -15,9 +16,6 @@ from ..schemas.limits import Choice, Range, check_limits
 from ..schemas.manifest import SCHEMA_VERSION
 from .place.run_state import Fingerprint  # noqa: TC001
 from .plan import BLOCK_SIZE, Plan
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["EncodeConfig", "RunConfig", "fingerprint"]
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -38,8 +39,6 @@ from .progress import EventLog, Meter, Progress, StandingFile
 from .worker import FitterFactory, WorkerSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ..fitting.config import FitConfig
     from ..fitting.fitter import Fitter
     from ..images.sources.source import Listing, Source

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,6 @@ from ..schemas.limits import Range, check_limit
 from ..schemas.manifest import BLOCK_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from ..images.sources.source import Entry
 
 __all__ = ["BLOCK_SIZE", "BlockPlan", "Plan", "ShardPlan", "auto_shard_size", "make_plan"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..pictures.progress import plain_duration
@@ -15,9 +17,6 @@ from .place.run_state import read_state
 from .progress import Standing, read_standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from .place.place import Place
 
 __all__ = ["STOPPED", "Status", "status_of"]

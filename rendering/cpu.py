@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,9 +23,6 @@ from .strips import (
     forward_strip,
     make_workspace,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["gradient_batch", "render_batch"]
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +22,6 @@ from ..schemas.errors import GvitError
 from ..schemas.rule import RULE
 from .cores import usable_cores
 from .drawable import DRAWABLE_LIMIT
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
 
 __all__ = ["load_kernels", "rasterize_cuda", "render_cuda"]
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
 
 from .documents import to_json
 from .errors import DatasetError
 from .files import open_regular, read_file
 from .manifest import MANIFEST_NAME, Manifest, read_done_mark
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 __all__ = [
     "CARD_NAME",

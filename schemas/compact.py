@@ -20,16 +20,14 @@ of them lie. A Gaussian longer than 128 times its width is shortened to that.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import GvitError
 from .gaussians import COLOR_RANGE, FIELDS, MIN_OPACITY, SX, SY, THETA, canonicalize, field_ranges, min_scale
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["COMPACT_BYTES", "COMPACT_MAX_SIZE", "decode_compact", "encode_compact"]
 

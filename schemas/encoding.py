@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,6 @@ import numpy.typing as npt
 from .compact import COMPACT_BYTES, COMPACT_MAX_SIZE, decode_compact, encode_compact
 from .errors import GvitError
 from .gaussians import NUM_FIELDS, canonicalize, field_ranges
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["ENCODINGS", "Encoding", "decode", "default_encoding", "encode", "get_encoding"]
 

@@ -7,13 +7,10 @@ import os
 import stat
 from dataclasses import dataclass
 from io import FileIO
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from .documents import Count, Sha256  # noqa: TC001 - the fields' types are read
 from .errors import DatasetError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["FileInfo", "check_bytes", "check_file", "open_regular", "read_file"]
 

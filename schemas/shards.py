@@ -12,9 +12,11 @@ import io
 import mmap
 import os
 import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +25,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 from .errors import DatasetError
 from .files import FileInfo, open_regular
 from .manifest import BLOCK_ROWS, MAX_FIRST, Block
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 __all__ = ["BlockArrays", "ShardReader", "describe_tar", "write_tar"]
 

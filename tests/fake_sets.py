@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
 from gvit.dataset.commit import commit_shard, write_manifest
 from gvit.dataset.open_shard import read_rows
 from gvit.schemas import BlockArrays, FitInfo, Row, build_manifest, canonicalize, encode
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 GAUSSIANS = 6
 SIZE = 16

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed
 
 from ..schemas.errors import GvitError
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
 
 __all__ = ["Ranks", "joined_ranks"]
 

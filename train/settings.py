@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from ..schemas.errors import GvitError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["Settings", "differences", "dump", "merge", "parse_assignment", "plain", "read_yaml"]
 

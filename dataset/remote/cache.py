@@ -5,18 +5,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...schemas.checksums import SUMS_NAME, dump_checksums
 from ...schemas.errors import GvitError
 from ...schemas.manifest import MANIFEST_NAME
 from .remote import open_remote
 from .transfer import pull
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
 
 __all__ = ["cache_folder", "cached"]
 

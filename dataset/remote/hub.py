@@ -7,6 +7,7 @@ with it has not been tried.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
@@ -15,8 +16,6 @@ from ...schemas.checksums import SUMS_NAME
 from ...schemas.errors import GvitError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .remote import Difference
 
 __all__ = ["hub_place", "push_to_hub"]

@@ -4,19 +4,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from fsspec.core import url_to_fs
 
 from ...schemas.checksums import SUMS_NAME, dump_checksums, parse_checksums
 from ...schemas.errors import DatasetError, GvitError
 from .urls import as_url
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
-    from pathlib import Path
 
 __all__ = ["Difference", "Remote", "open_remote"]
 

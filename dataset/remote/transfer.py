@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from ...schemas.checksums import (
     SUMS_NAME,
@@ -25,10 +26,6 @@ from ...schemas.errors import DatasetError, GvitError
 from ...schemas.manifest import MANIFEST_NAME, read_manifest
 from ..commit import atomic_write, flush_file
 from .remote import PIECE, Difference, Remote, open_remote
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
 
 __all__ = ["Transfer", "difference", "pull", "push"]
 

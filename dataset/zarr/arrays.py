@@ -10,7 +10,8 @@ import json
 import mmap
 import os
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,6 @@ import numpy.typing as npt
 from ...schemas.errors import DatasetError
 from ...schemas.files import open_regular, read_file
 from ...schemas.manifest import SCHEMA_VERSION, Manifest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = [
     "CHUNK_ROWS",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,9 +26,6 @@ from .arrays import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from ...schemas.manifest import Block, Manifest
 
 __all__ = ["ZarrSets", "ZarrShardReader", "arrays_of", "check_keys", "is_zarr_only", "open_zarr"]

@@ -7,7 +7,9 @@ that is a pure function of them.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...schemas.errors import GvitError
@@ -25,9 +27,6 @@ from .source import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-
     from ..references import Reference
 
 __all__ = ["FolderSource", "walk"]

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,10 +25,6 @@ from ..keys import make_keys
 from ..references import ParquetCell
 from .parquet_cells import image_column
 from .source import Entry, Listing, SharedFiles, check_unicode, numbered_classes, split_of
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
-    from pathlib import Path
 
 __all__ = ["MAX_ROW_GROUP_BYTES", "ParquetSource", "find_in_parquet"]
 

@@ -6,6 +6,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Self
@@ -13,8 +14,6 @@ from typing import TYPE_CHECKING, Self
 from ...schemas.errors import GvitError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from ..references import Reference
 
 __all__ = [

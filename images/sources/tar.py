@@ -7,10 +7,10 @@ perhaps `.cls`, its label as a number in text. Everything is looked up by offset
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from ...schemas.errors import GvitError
 from ..keys import make_keys
@@ -26,9 +26,6 @@ from .source import (
     split_of,
 )
 from .tar_members import Member, list_members, opened_tar
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["TarSource", "find_in_tar"]
 

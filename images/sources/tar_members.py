@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import os
 import tarfile
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from io import FileIO
+from pathlib import Path
 
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import open_regular
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-    from io import FileIO
-    from pathlib import Path
 
 __all__ = ["Member", "list_members", "opened_tar"]
 

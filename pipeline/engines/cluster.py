@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...schemas.errors import GvitError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from ..config import RunConfig
 
 __all__ = ["Layout", "Node", "check_answers", "check_versions", "choose_device", "lay_out"]

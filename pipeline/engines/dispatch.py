@@ -8,14 +8,13 @@ stand alone that kill a worker twice. Those are given up, and the shard goes on 
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..plan import BlockPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from ..plan import ShardPlan
 
 __all__ = ["DEATHS_BEFORE_SUSPICION", "MAX_DEATHS_IN_A_ROW", "Dispatch", "Task"]

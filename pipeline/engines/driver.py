@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -20,8 +21,6 @@ from .remote_worker import Greeting, Order, Reply, this_version
 from .worker_state import WorkerState, log_path, read_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from ...schemas.manifest import DoneMark
     from ..config import RunConfig
     from ..plan import ShardPlan

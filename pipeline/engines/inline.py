@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ..worker import FitterFactory, ShardEncoder, WorkerSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from ...schemas.manifest import DoneMark
     from ..plan import ShardPlan
     from ..progress import Reporter

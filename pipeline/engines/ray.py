@@ -16,6 +16,7 @@ import shutil
 import signal
 import tempfile
 import threading
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -36,8 +37,6 @@ from .remote_worker import Order, RemoteWorker
 from .worker_state import forget_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-
     from ..config import RunConfig
     from ..plan import ShardPlan
 

@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,6 @@ from ..worker import ShardEncoder
 from .worker_state import WorkerState, log_path, write_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ...images.sources.source import Entry
     from ...schemas.manifest import DoneMark
     from ..plan import BlockPlan, ShardPlan

@@ -7,6 +7,7 @@ of its own and a worker that can be seen here is known to write where the driver
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...schemas.documents import Count, Integer, from_json, to_json
@@ -15,8 +16,6 @@ from ..place.place import PRIVATE
 from ..progress import Progress
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..place.place import Place
 
 __all__ = ["WorkerState", "forget_workers", "log_path", "read_worker", "write_worker"]

@@ -8,7 +8,8 @@ import fcntl
 import os
 import secrets
 import shutil
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +20,6 @@ from ...schemas.manifest import MANIFEST_NAME
 from .place import PRIVATE, Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-    from contextlib import AbstractContextManager
-
     from ...schemas.manifest import DoneMark, Manifest
     from ...schemas.rows import Row
     from ...schemas.shards import BlockArrays

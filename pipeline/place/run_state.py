@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...schemas.checksums import SUMS_NAME, ZARR_NAME, is_dataset_file
 from ...schemas.documents import Integer, from_json, to_json
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.manifest import MANIFEST_NAME
 from .place import PRIVATE, Place
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = [
     "Fingerprint",

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,6 @@ from ...schemas.manifest import MANIFEST_NAME
 from .place import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-
     from ...schemas.manifest import DoneMark, Manifest
     from ...schemas.rows import Row
     from ...schemas.shards import BlockArrays

@@ -8,8 +8,9 @@ epoch, sample).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -30,9 +31,6 @@ from .geometry import (
     visible,
 )
 from .keyed_random import uniform
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["AugmentConfig", "Frame", "augment"]
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, starmap
 from pathlib import Path
@@ -18,8 +19,6 @@ from ...schemas import NUM_FIELDS, GvitError, get_encoding
 from .order import epoch_order, evaluation_batches, partners_of, training_batches, training_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from ...dataset.reader import Dataset
     from ...schemas import Encoding
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from .keyed_random import hashes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["epoch_order", "evaluation_batches", "partners_of", "training_batches", "training_steps"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path  # noqa: TC003 - the settings read the types of the fields
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np

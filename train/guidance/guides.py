@@ -11,7 +11,9 @@ set, and never a move of "direct".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,9 +29,6 @@ from .shared_tensor import MoveStore
 from .source_images import SourceImages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from ...dataset.reader import Dataset
     from ..data.loader import Batch
     from ..model.classifier import SetClassifier

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,8 +14,6 @@ from ...schemas.errors import GvitError
 from .source_images import read_all, shrink
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ...dataset.reader import Dataset
     from ...schemas.rows import Row
     from ..ranks import Ranks

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import MethodType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import timm
 import torch
@@ -18,9 +19,6 @@ from ...schemas.errors import GvitError
 from ...schemas.limits import Range, check_limits
 from .refiner import Refiner, RefinerConfig
 from .tokens import SetTokens, TokenConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["ModelConfig", "SetClassifier", "build_model"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,8 +21,6 @@ from .checkpoint import Checkpoint, read_checkpoint
 from .resume import CONFIG_NAME, describe_data
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
     from ...dataset.reader import Dataset

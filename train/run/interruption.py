@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-    from types import FrameType
+from types import FrameType
 
 __all__ = ["Interrupted", "StopRequest", "stoppable"]
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...dataset.commit import atomic_write
 from ...pictures.progress import Pace, plain_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["METRICS", "MetricLog", "Standing", "read_metrics", "tensorboard_installed"]

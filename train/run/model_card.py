@@ -9,9 +9,10 @@ MODEL/
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...dataset.card import encode_command
 from ...dataset.class_names import read_class_names
@@ -24,9 +25,6 @@ from ..settings import read_yaml
 from .about import MODEL_TYPE, About, SharedAbout
 from .checkpoint import CONFIG_NAME, WEIGHTS_NAME, Checkpoint, dump_weights, read_checkpoint
 from .resume import CONFIG_NAME as RUN_CONFIG_NAME
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["ModelAbout", "model_card", "model_config", "write_model"]
 

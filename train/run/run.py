@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,9 +34,6 @@ from .trainer import DivergedError, Trainer
 from .tuned import TunedSets, has_written, remember_written, tuning_of, write_tuned
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-    from pathlib import Path
-
     from ..config import TrainConfig
     from ..guidance.source_images import FindPixels
     from ..model.evaluate import Evaluation

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,8 +30,6 @@ from ..model.evaluate import Evaluation, classifier_of, evaluate
 from ..schedule import learning_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from ..config import TrainConfig
     from ..data.split import TrainingData
     from ..guidance.movement import MovementReport

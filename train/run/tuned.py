@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,9 +24,6 @@ from ...schemas.manifest import MANIFEST_NAME, Manifest, Tuning
 from ..model.motion import move
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from ...dataset.reader import Dataset
     from ...schemas.rows import Row
     from ..config import TrainConfig
