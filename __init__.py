@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .schemas.gaussians import FIELDS as FIELDS
     from .schemas.version import __version__ as __version__
     from .train.data.loader import SetLoader as SetLoader
-    from .train.run.prediction import predict as predict
+    from .train.run.trained import predict as predict
 
 # Public name -> the module that holds it; imported on first use, so that `import gvit` stays instant.
 _HOMES: dict[str, str] = {
@@ -33,7 +33,7 @@ _HOMES: dict[str, str] = {
     "__version__": "schemas.version",
     "encode": "pipeline.encode",
     "open_dataset": "dataset.reader",
-    "predict": "train.run.prediction",
+    "predict": "train.run.trained",
     "render_numpy": "rendering.arrays",
 }
 

@@ -64,7 +64,7 @@ def status_command(
 
     Exit code 0: it is running or finished; 1: it has stopped before the end; 2: there is none.
     """
-    from ..pipeline.status import STOPPED, status_of
+    from ..pipeline.progress import STOPPED, status_of
 
     found = status_of(destination)
     if as_json:

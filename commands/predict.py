@@ -26,7 +26,7 @@ def predict_command(
 ) -> None:
     """Say what is in images, by a model that was trained on Gaussians."""
     from ..schemas.errors import GvitError
-    from ..train.run.prediction import predict
+    from ..train.run.trained import predict
 
     missing = [image for image in images if not image.is_file()]
     if missing:

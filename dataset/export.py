@@ -7,28 +7,39 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..schemas.checksums import CARD_NAME, CLASS_NAMES_NAME
 from ..schemas.encoding import ENCODINGS, decode
 from ..schemas.errors import GvitError
-from ..schemas.rows import Row, table_to_rows
+from ..schemas.rows import Row, rows_to_table, table_to_rows
+from ..schemas.shards import BlockArrays
 from .class_names import dump_class_names, read_class_names
-from .commit import write_manifest
+from .commit import commit_shard, write_manifest
 from .reader import Dataset, open_shards
-from .rewrite import write_shards
 from .selection import Selection, select
 
 if TYPE_CHECKING:
     from ..schemas.manifest import Manifest
+    from .open_shard import Shard
+    from .reader import Dataset
 
-
-__all__ = ["appearing", "check_unused", "export_samples", "export_webdataset", "export_zarr"]
+__all__ = [
+    "Change",
+    "appearing",
+    "check_unused",
+    "export_samples",
+    "export_webdataset",
+    "export_zarr",
+    "write_shards",
+]
 
 SAMPLES_PER_TAR = 4096
 
@@ -170,3 +181,69 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)  # mode 0644; time, user and group 0: the same bytes every time
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
+
+
+Sets = npt.NDArray[Any]
+Change = Callable[[Sets, npt.NDArray[np.int64], Sequence[Row]], tuple[Sets, Sequence[Row]]]
+"""(stored sets `[n, N, columns]`, their indices `[n]`, their rows) -> what to write in their place."""
+
+
+def write_shards(
+    dataset: Dataset, folder: Path, *, with_failed: bool = False, change: Change | None = None
+) -> Manifest:
+    """Write the shards of a dataset into a folder, and return the manifest of what was written.
+
+    Shards and blocks keep their names; those of which nothing is in the part are left out.
+
+    Args:
+        dataset: A dataset or a part of it.
+        folder: Where to.
+        with_failed: Keep the rows of inputs that failed; only of a whole dataset.
+        change: Of the sets of each block, before they are written.
+
+    Raises:
+        DatasetError: The dataset is damaged.
+        OSError: A file could not be written.
+    """
+    marks: list[Any] = []
+    tables: list[Any] = []
+    for shard, places in dataset.by_shard():
+        parts = list(_blocks_of(shard, places, change))
+        kept = [row for _, rows in parts for row in rows]
+        rows = [replace(row, row=number) for number, row in enumerate(kept)]
+        if with_failed:
+            rows = table_to_rows(shard.table)
+        if rows:
+            marks.append(
+                commit_shard(
+                    folder,
+                    shard.mark.name,
+                    [block for block, _ in parts],
+                    rows,
+                    split=shard.mark.split,
+                    attempt="rewrite",
+                    still_ours=lambda: True,
+                )
+            )
+            tables.append(rows_to_table(rows))
+    return dataset.manifest.of_shards(marks, tables)
+
+
+def _blocks_of(
+    shard: Shard, places: npt.NDArray[np.int64], change: Change | None
+) -> Iterator[tuple[BlockArrays, Sequence[Row]]]:
+    stored_rows = [row for row in table_to_rows(shard.table) if row.row is not None]
+    start = 0
+    for number, block in enumerate(shard.mark.blocks):
+        here = places[start : start + block.rows]
+        rows: Sequence[Row] = [
+            row for row, i in zip(stored_rows[start:], here.tolist(), strict=False) if i >= 0
+        ]
+        start += block.rows
+        wanted = here >= 0
+        if wanted.any():
+            stored, labels = shard.reader.read_block(number)
+            sets = stored[wanted]
+            if change is not None:
+                sets, rows = change(sets, here[wanted], rows)
+            yield BlockArrays(block.first, sets, labels[wanted]), rows

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..schemas.rule import RULE
+from ..schemas.gaussians import RULE
 from .optimise import EPSILON2, LOGIT_MAX, LOGIT_MIN
 
 if TYPE_CHECKING:

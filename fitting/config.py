@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from typing import Annotated
 
 from ..schemas.errors import GvitError
 from ..schemas.limits import Range, check_limits
 
-__all__ = ["FIT_VERSION", "PRESETS", "FitConfig"]
+__all__ = ["FIT_VERSION", "PRESETS", "FitConfig", "resolve_device"]
 
 FIT_VERSION = 1
 """Raised whenever the same image and config would give another set."""
@@ -59,3 +60,18 @@ class FitConfig:
     def cost(self) -> int:
         """Steps, resolved: the cost in full-size render + backward steps."""
         return self.steps or 0
+
+
+def resolve_device(device: str) -> str:
+    """Return the device that "auto" stands for on this machine: a GPU where torch can use one."""
+    if device != "auto":
+        return device
+    try:
+        ctypes.CDLL("libcuda.so.1")  # the driver; without it, torch need not be asked, which takes seconds
+    except OSError:
+        return "cpu"
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"

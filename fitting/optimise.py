@@ -28,7 +28,7 @@ from ..rendering.lanes import (
     upper,
 )
 from ..rendering.strips import WHITEN, Workspace, backward_strip, bin_strips, forward_strip
-from ..schemas.rule import RULE
+from ..schemas.gaussians import RULE
 
 __all__ = ["EPSILON2", "LOGIT_MAX", "LOGIT_MIN", "Rates", "blend_and_compare", "descend", "place_on_screen"]
 

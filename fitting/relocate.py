@@ -16,7 +16,7 @@ import numpy as np
 from ..rendering.jit import Floats, inlined
 from ..rendering.lanes import LANES, Lanes, absolute, fill, fma, load, lower, select_less, store, total, upper
 from ..rendering.strips import Workspace, bin_strips, forward_strip
-from ..schemas.rule import RULE
+from ..schemas.gaussians import RULE
 
 __all__ = ["Relocation", "relocate", "removal_costs"]
 

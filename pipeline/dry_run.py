@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..fitting.device import resolve_device
+from ..fitting.config import resolve_device
 from ..images.decode import Decoded
 from ..images.decode_pool import MEMORY_LIMIT_BYTES, DecodePool
 from ..schemas.encoding import get_encoding

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ..dataset.class_names import class_names_file
-from ..fitting.device import resolve_device
+from ..fitting.config import resolve_device
 from ..images.open import open_source
 from ..pictures.progress import Display
 from ..schemas.errors import GvitError
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ..fitting.fitter import Fitter
     from ..images.sources.source import Listing, Source
     from ..schemas.manifest import DoneMark
-    from .engines.worker_state import WorkerState
+    from .engines.remote_worker import WorkerState
     from .place.lease import Claim
     from .place.place import Place
     from .place.run_state import Fingerprint

@@ -5,26 +5,35 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass, field, replace
+from operator import add, sub
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..pictures.progress import Pace, plain_duration
 from ..schemas.documents import Count, from_json, to_json
 from ..schemas.errors import DatasetError, GvitError
+from ..schemas.manifest import MANIFEST_NAME, parse_manifest
+from .place.lease import Holder, live_holder
+from .place.open import open_place
 from .place.place import PRIVATE
+from .place.run_state import read_state
 
 if TYPE_CHECKING:
     from .place.place import Place
 
 __all__ = [
+    "STOPPED",
     "EventLog",
     "Meter",
     "Progress",
     "Reporter",
     "Standing",
     "StandingFile",
+    "Status",
     "read_standing",
+    "status_of",
 ]
 
 _STANDING = f"{PRIVATE}/progress.json"
@@ -52,24 +61,10 @@ class Progress:
     fitted: int = 0
 
     def __add__(self, other: Progress) -> Progress:
-        return Progress(
-            self.ok + other.ok,
-            self.failed + other.failed,
-            self.psnr_sum + other.psnr_sum,
-            self.fresh + other.fresh,
-            self.cost_sum + other.cost_sum,
-            self.fitted + other.fitted,
-        )
+        return Progress(*map(add, astuple(self), astuple(other)))
 
     def __sub__(self, other: Progress) -> Progress:
-        return Progress(
-            self.ok - other.ok,
-            self.failed - other.failed,
-            self.psnr_sum - other.psnr_sum,
-            self.fresh - other.fresh,
-            self.cost_sum - other.cost_sum,
-            self.fitted - other.fitted,
-        )
+        return Progress(*map(sub, astuple(self), astuple(other)))
 
     @property
     def images(self) -> int:
@@ -89,14 +84,14 @@ class Standing:
     `eta_seconds` and `psnr_mean` (dB) are None where they cannot be told; `workers` says what each does.
     """
 
-    time: float
-    engine: str
+    time: float = 0.0
+    engine: str = ""
     total: Count
-    done: Count
-    failed: Count
-    images_per_second: float
-    eta_seconds: float | None
-    psnr_mean: float | None
+    done: Count = 0
+    failed: Count = 0
+    images_per_second: float = 0.0
+    eta_seconds: float | None = None
+    psnr_mean: float | None = None
     workers: dict[str, str] = field(default_factory=dict[str, str])
 
     def describe(self) -> str:
@@ -186,3 +181,74 @@ class EventLog:
         line = json.dumps({"time": round(time.time(), 3), "event": event, **facts})
         with contextlib.suppress(OSError, GvitError):
             self.place.append(f"{PRIVATE}/events.jsonl", f"{line}\n".encode())
+
+
+RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where an encode stands.
+
+    `state` is "running", "finished", or "stopped" (neither: the same command goes on with it). Of the
+    standing, rate, time to go and workers are those of a live run: 0, None and empty otherwise.
+    """
+
+    place: str
+    state: str
+    standing: Standing
+    holder: Holder | None = None
+
+    def json(self) -> dict[str, Any]:
+        """Return it for programs."""
+        now, holder = self.standing, self.holder
+        return {
+            "state": self.state,
+            "images": now.total,
+            "done": now.done,
+            "failed": now.failed,
+            "images_per_second": now.images_per_second,
+            "eta_seconds": now.eta_seconds,
+            "psnr_mean": now.psnr_mean,
+            "workers": now.workers,
+            "process": None if holder is None else {"host": holder.host, "pid": holder.pid},
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Say it for people, a line each."""
+        where = "" if self.holder is None else f" (process {self.holder.pid} on {self.holder.host})"
+        yield f"{self.place}: {self.state}{where}"
+        yield self.standing.describe()
+        for name, words in self.standing.workers.items():
+            yield f"{name}: {words}"
+        if self.state == RUNNING and self.standing.time:
+            yield f"as of {plain_duration(max(0.0, time.time() - self.standing.time))} ago"
+        if self.state == STOPPED:
+            yield "run the same gvit encode again to finish it"
+
+
+def status_of(destination: str | Path) -> Status:
+    """Look at the files of a destination, and change nothing.
+
+    Raises:
+        GvitError: There is no dataset, begun or finished, or the URL cannot be read.
+    """
+    place = open_place(destination)
+    holder = live_holder(place)
+    if holder is None and place.is_complete():
+        return Status(place.name, FINISHED, _finished(place))
+    state = read_state(place)
+    if state is None and holder is None:
+        raise GvitError(f"{place.name} holds no dataset, begun or finished; give the DST of a gvit encode")
+    images = 0 if state is None else int(state.fingerprint.get("images") or 0)
+    standing = read_standing(place) or Standing(total=images)
+    if holder is None:
+        standing = replace(standing, total=images, images_per_second=0.0, eta_seconds=None, workers={})
+        return Status(place.name, STOPPED, standing)
+    return Status(place.name, RUNNING, replace(standing, total=images), holder)
+
+
+def _finished(place: Place) -> Standing:
+    manifest = parse_manifest(place.read(MANIFEST_NAME) or b"", f"{place.name}/{MANIFEST_NAME}")
+    total, psnr = manifest.images + manifest.failed, None if manifest.psnr is None else manifest.psnr.mean
+    return Standing(total=total, done=total, failed=manifest.failed, psnr_mean=psnr)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ..schemas.rule import RULE
+from ..schemas.gaussians import RULE
 from .cores import usable_cores
 from .drawable import only_drawable
 from .jit import Floats, inlined, kernel

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..schemas.errors import GvitError
-from ..schemas.rule import RULE
+from ..schemas.gaussians import RULE
 from .cores import usable_cores
 from .drawable import DRAWABLE_LIMIT
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ..schemas.rule import RULE
+from ..schemas.gaussians import RULE
 from .drawable import only_drawable
 
 __all__ = ["render_batch"]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..schemas.rule import RULE
+from ..schemas.gaussians import RULE
 
 __all__ = ["Reference", "render_reference"]
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..schemas.rule import RULE
+from ..schemas.gaussians import RULE
 from .jit import Floats, Ints, inlined
 from .lanes import LANES, Lanes, exp2, fill, fma, load, lower, negative_absolute, select_less, store
 

@@ -11,6 +11,8 @@ from .gaussians import (
     MAX_SCALE,
     MIN_OPACITY,
     NUM_FIELDS,
+    RULE,
+    BlendRule,
     canonicalize,
     check_gaussians,
     field_ranges,
@@ -31,7 +33,6 @@ from .manifest import (
     read_manifest,
 )
 from .rows import MAX_PSNR, ROW_SCHEMA, Row, rows_to_table, table_to_rows
-from .rule import RULE, BlendRule
 from .shards import BlockArrays, ShardReader, write_tar
 
 __all__ = [

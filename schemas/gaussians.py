@@ -17,6 +17,8 @@ __all__ = [
     "MAX_SCALE",
     "MIN_OPACITY",
     "NUM_FIELDS",
+    "RULE",
+    "BlendRule",
     "GuidedSet",
     "canonicalize",
     "check_gaussians",
@@ -144,3 +146,26 @@ def check_gaussians(array: npt.NDArray[Any], size: int) -> None:
 def _place(place: list[int]) -> str:
     *sets, row = place
     return f"set {sets[0] if len(sets) == 1 else sets}, row {row}" if sets else f"row {row}"
+
+
+@dataclass(frozen=True, slots=True)
+class BlendRule:
+    """The constants of front-to-back blending, un-premultiplied.
+
+    With ``alpha_i = min(alpha_max, opacity_i * exp(-sigma_i))``, Gaussians with ``alpha_i < alpha_min``
+    skipped and the walk stopped before ``T * (1 - alpha_i) <= transmittance_min``::
+
+        C = sum_i T_i alpha_i c_i,   A = sum_i T_i alpha_i,   image = (1 + epsilon) C / (A + epsilon)
+
+    ``C`` and ``A`` are gsplat 1.5's ``rasterize_to_pixels``. All constants are pure numbers.
+    """
+
+    rule: str = "over-unpremultiplied"
+    alpha_max: float = 0.999
+    alpha_min: float = MIN_OPACITY
+    transmittance_min: float = 1e-4
+    epsilon: float = 0.01
+
+
+RULE = BlendRule()
+"""The rule of schema version 1."""

@@ -17,8 +17,7 @@ from .documents import OPTIONAL, Count, Integer, Sha256, ShardName, Split, Word,
 from .encoding import ENCODINGS
 from .errors import DatasetError
 from .files import FileInfo, read_file
-from .gaussians import FIELDS
-from .rule import RULE, BlendRule
+from .gaussians import FIELDS, RULE, BlendRule
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,8 +12,7 @@ import numpy as np
 
 import fake_encode as fake
 from gvit.pipeline.engines.driver import WorkerDied
-from gvit.pipeline.engines.remote_worker import RemoteWorker
-from gvit.pipeline.engines.worker_state import read_worker
+from gvit.pipeline.engines.remote_worker import RemoteWorker, read_worker
 from gvit.pipeline.place.folder import Folder
 
 DEADLY, GREEDY, STUCK = 11, 22, 33

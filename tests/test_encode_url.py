@@ -22,7 +22,7 @@ from gvit.commands import app as cli
 from gvit.dataset.remote.transfer import pull
 from gvit.pipeline.place import lease
 from gvit.pipeline.place.lease import STALE_SECONDS
-from gvit.pipeline.status import status_of
+from gvit.pipeline.progress import status_of
 from gvit.schemas import DatasetError, GvitError
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gvit.images.keys import make_keys
+from gvit.images.sources.source import make_keys
 
 names = st.text(
     st.sampled_from("aAbB1.-_ é日/"),

@@ -10,8 +10,7 @@ import pytest
 import fake_encode as fake
 from gvit.commands import app as cli
 from gvit.pipeline.place.folder import Folder
-from gvit.pipeline.progress import read_standing
-from gvit.pipeline.status import status_of
+from gvit.pipeline.progress import read_standing, status_of
 from gvit.schemas import GvitError, read_manifest
 
 

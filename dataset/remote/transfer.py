@@ -6,7 +6,6 @@ a copy that was interrupted is continued by the same call, and nobody takes half
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +24,7 @@ from ...schemas.checksums import (
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.manifest import MANIFEST_NAME, read_manifest
 from ..commit import atomic_write, flush_file
-from .remote import PIECE, Difference, Remote, open_remote
+from .remote import Difference, Remote, open_remote
 
 __all__ = ["Transfer", "difference", "pull", "push"]
 
@@ -244,7 +243,7 @@ class _Download:
         part = self._parts / f"{name.replace('/', '_')}.{self._sums[name]}"
         target = self._dst / name
         self._remote.download(name, part, self._moved)
-        if _sha256(part) != self._sums[name]:
+        if hash_file(part) != self._sums[name]:
             part.unlink()
             raise DatasetError(
                 f"{self._remote.url}/{name} is not what its checksum says: pull again; "
@@ -253,11 +252,3 @@ class _Download:
         flush_file(part)
         target.parent.mkdir(parents=True, exist_ok=True)
         part.replace(target)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...schemas.errors import GvitError
-from ..keys import make_keys
 from ..labels import read_labels
 from .source import (
     DEFAULT_SPLIT,
@@ -24,6 +23,7 @@ from .source import (
     Source,
     check_unicode,
     is_image_name,
+    make_keys,
 )
 
 if TYPE_CHECKING:

@@ -21,10 +21,9 @@ import pyarrow.parquet as pq
 
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import open_regular
-from ..keys import make_keys
 from ..references import ParquetCell
 from .parquet_cells import image_column
-from .source import Entry, Listing, SharedFiles, check_unicode, numbered_classes, split_of
+from .source import Entry, Listing, SharedFiles, check_unicode, make_keys, numbered_classes, split_of
 
 __all__ = ["MAX_ROW_GROUP_BYTES", "ParquetSource", "find_in_parquet"]
 

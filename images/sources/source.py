@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import posixpath
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Self
@@ -26,6 +28,7 @@ __all__ = [
     "Source",
     "check_unicode",
     "is_image_name",
+    "make_keys",
     "numbered_classes",
     "split_of",
 ]
@@ -176,3 +179,47 @@ def numbered_classes(largest: int) -> tuple[str, ...]:
         raise GvitError(f"a label is {largest}; labels are whole numbers below {MAX_NUMBERED_CLASSES}")
     digits = len(str(largest))  # none, and no name, for -1
     return tuple(f"{number:0{digits}d}" for number in range(largest + 1))
+
+
+_FORBIDDEN = re.compile(r"[^a-z0-9_/-]")
+_HEX_DIGITS = 8  # of the path's sha256, added each time that a key is still taken
+
+
+def make_keys(sources: Sequence[str]) -> list[str]:
+    """Make one unique key for each path; a path's key depends on the set of paths, never on their order.
+
+    The extension is dropped and every character that a key may not hold becomes `_`. Where several paths
+    arrive at the same key, each of them gets `-` and the first 8 hex digits of the sha256 of its path.
+
+    Args:
+        sources: Distinct relative posix paths.
+
+    Returns:
+        The keys, in the order of `sources`.
+
+    Raises:
+        ValueError: A path is given twice.
+    """
+    if len(set(sources)) != len(sources):
+        raise ValueError("make_keys needs distinct paths")
+    bases = [_plain_key(source) for source in sources]
+    keys = list(bases)
+    hex_digits = [0] * len(keys)
+    # More than one round only where a suffixed key meets a file that is really called so.
+    while clashing := _clashing(keys):
+        for i in clashing:
+            hex_digits[i] += _HEX_DIGITS
+            digest = hashlib.sha256(sources[i].encode()).hexdigest()
+            keys[i] = f"{bases[i]}-{digest[: hex_digits[i]]}"
+    return keys
+
+
+def _plain_key(source: str) -> str:
+    return _FORBIDDEN.sub("_", posixpath.splitext(source)[0].lower())
+
+
+def _clashing(keys: Sequence[str]) -> list[int]:
+    if len(set(keys)) == len(keys):
+        return []
+    counts = Counter(keys)
+    return [i for i, key in enumerate(keys) if counts[key] > 1]

@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from ...schemas.errors import GvitError
-from ..keys import make_keys
 from ..references import FilePart
 from .source import (
     IMAGE_SUFFIXES,
@@ -22,6 +21,7 @@ from .source import (
     SharedFiles,
     check_unicode,
     is_image_name,
+    make_keys,
     numbered_classes,
     split_of,
 )

@@ -17,8 +17,7 @@ from ..plan import BlockPlan
 from ..progress import Progress
 from ..worker import quarantine
 from .dispatch import MAX_DEATHS_IN_A_ROW, Dispatch, Task
-from .remote_worker import Greeting, Order, Reply, this_version
-from .worker_state import WorkerState, log_path, read_worker
+from .remote_worker import Greeting, Order, Reply, WorkerState, log_path, read_worker, this_version
 
 if TYPE_CHECKING:
     from ...schemas.manifest import DoneMark

@@ -33,8 +33,7 @@ from ...schemas.errors import GvitError
 from ...schemas.version import __version__
 from .cluster import Layout, Node, check_answers, check_versions, choose_device, lay_out
 from .driver import Driver, Handle, Job, WorkerDied
-from .remote_worker import Order, RemoteWorker
-from .worker_state import forget_workers
+from .remote_worker import Order, RemoteWorker, forget_workers
 
 if TYPE_CHECKING:
     from ..config import RunConfig

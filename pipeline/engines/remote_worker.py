@@ -14,24 +14,37 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ...fitting.config import FIT_VERSION
-from ...fitting.device import resolve_device
-from ...schemas.errors import GvitError
+from ...fitting.config import FIT_VERSION, resolve_device
+from ...schemas.documents import Count, Integer, from_json, to_json
+from ...schemas.errors import DatasetError, GvitError
 from ...schemas.version import __version__
+from ..place.place import PRIVATE
 from ..progress import Progress
 from ..worker import ShardEncoder
-from .worker_state import WorkerState, log_path, write_worker
 
 if TYPE_CHECKING:
     from ...images.sources.source import Entry
     from ...schemas.manifest import DoneMark
+    from ..place.place import Place
     from ..plan import BlockPlan, ShardPlan
     from ..worker import FitterFactory, WorkerSpec
 
-__all__ = ["Greeting", "Order", "RemoteWorker", "Reply", "this_version"]
+__all__ = [
+    "Greeting",
+    "Order",
+    "RemoteWorker",
+    "Reply",
+    "WorkerState",
+    "forget_workers",
+    "log_path",
+    "read_worker",
+    "this_version",
+    "write_worker",
+]
 
 _SHARED = "it must lie on a file system that all machines share"
 _STATE_SECONDS = 0.5  # between two states of a shard, so that small images do not wear out a network disk
@@ -193,3 +206,67 @@ class RemoteWorker:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+_WORKERS = f"{PRIVATE}/workers"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """Where a worker runs and what it does.
+
+    `shard` is empty between shards, `images` the number in it; `beat` grows with every sign of life; `doing`
+    is "starting", "waiting", "encoding" or "bisecting".
+    """
+
+    name: str
+    host: str
+    pid: Integer
+    doing: str
+    shard: str = ""
+    images: Count = 0
+    progress: Progress = field(default_factory=Progress)
+    beat: Count = 0
+
+    def describe(self) -> str:
+        """Say it in a few words."""
+        if not self.shard:
+            return f"{self.doing} ({self.host}, pid {self.pid})"
+        return f"{self.doing} {self.shard} {self.progress.images}/{self.images} ({self.host}, pid {self.pid})"
+
+    def next(self, **changes: Any) -> WorkerState:  # noqa: ANN401  (fields of this class)
+        """Return the state after a sign of life."""
+        return replace(self, beat=self.beat + 1, **changes)
+
+
+def write_worker(place: Place, state: WorkerState) -> None:
+    """Show a state to whoever looks; not made durable, for it is of no use after the run.
+
+    Raises:
+        OSError: The folder cannot be written.
+        GvitError: The place behind the URL cannot be written.
+    """
+    place.write(_name(state.name), to_json(state), durable=False)
+
+
+def read_worker(place: Place, name: str) -> WorkerState | None:
+    """Return the state of a worker, None where it has shown none yet that can be read."""
+    data = place.read(_name(name))
+    try:
+        return None if data is None else from_json(WorkerState, data, closed=True)
+    except DatasetError:
+        return None
+
+
+def forget_workers(place: Place) -> None:
+    """Remove the states that earlier runs left; their logs stay."""
+    place.remove_folder(_WORKERS)
+
+
+def log_path(place: Place, name: str) -> Path:
+    """Return where the log of a worker lies, on its machine."""
+    return place.local / "logs" / f"{name}.log"
+
+
+def _name(worker: str) -> str:
+    return f"{_WORKERS}/{worker}.json"

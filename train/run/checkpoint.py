@@ -23,20 +23,30 @@ import torch
 from msgspec import Meta
 from safetensors.torch import load_file, save
 
-from ...dataset.commit import atomic_write
-from ...schemas.documents import Integer, from_json, to_json
+from ...dataset.commit import atomic_write, flush_file, flush_folder
+from ...schemas.documents import Count, Integer, Sha256, from_json, to_json
+from ...schemas.encoding import get_encoding
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import read_file
-from .about import FORMAT, About, SharedAbout
+from ...schemas.manifest import FitInfo  # noqa: TC001
+from ..data.augment import AugmentConfig  # noqa: TC001
+from ..model.classifier import ModelConfig  # noqa: TC001
+from ..model.refiner import RefinerConfig  # noqa: TC001
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
     "CONFIG_NAME",
+    "FORMAT",
+    "MODEL_TYPE",
     "WEIGHTS_NAME",
+    "About",
     "Checkpoint",
     "CheckpointFolder",
+    "DataAbout",
+    "Scores",
+    "SharedAbout",
     "dump_weights",
     "read_checkpoint",
 ]
@@ -146,7 +156,7 @@ class CheckpointFolder:
             shutil.rmtree(aside)
         else:
             temporary.rename(path)
-        _sync(self._folder)
+        flush_folder(self._folder)
         return path
 
     def _index(self) -> _Index:
@@ -190,8 +200,8 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     _write_state(folder / _STATE, checkpoint.state)
     (folder / _ABOUT).write_bytes(to_json(checkpoint.about))
     for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
+        flush_file(path)
+    flush_folder(folder)
 
 
 def _write_state(path: Path, state: dict[str, Any]) -> None:
@@ -211,14 +221,6 @@ def dump_weights(weights: Mapping[str, Tensor]) -> bytes:
 
 def _portable(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
@@ -275,3 +277,75 @@ def _find(path: Path) -> Path:
     if found is None:
         raise GvitError(f"{path} holds no checkpoint: give the folder of a run that gvit train wrote")
     return found
+
+
+FORMAT = 1
+"""Raised when older checkpoints can no longer be read."""
+
+MODEL_TYPE = "gvit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataAbout:
+    """What a model needs to be given the same kind of sets, and digests of those that it was given.
+
+    Attributes:
+        classes: Names of the classes; a label is an index of this.
+        gaussians: Gaussians per set.
+        size: Side of the canvas that they were fitted on, in pixels.
+        encoding: Storage encoding that rounded them.
+        fit: How they were fitted.
+        train: SHA-256 over shards and keys of the training sets.
+        val: Of the sets that were evaluated on.
+    """
+
+    classes: tuple[str, ...]
+    gaussians: Count
+    size: Count
+    encoding: str
+    fit: FitInfo
+    train: Sha256
+    val: Sha256
+
+    def __post_init__(self) -> None:
+        get_encoding(self.encoding)
+        if not (self.classes and self.gaussians and self.size):
+            raise DatasetError("the field data names no classes, Gaussians or pixels")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What an evaluation found: top-1 and top-5 in 0..1, mean cross-entropy, number of samples."""
+
+    top1: float
+    top5: float
+    loss: float
+    samples: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a checkpoint is: `step` updates and `epoch` epochs of training; scores of its last evaluation."""
+
+    format: Integer = FORMAT
+    step: Count
+    model: ModelConfig
+    augment: AugmentConfig
+    refiner: RefinerConfig | None
+    data: DataAbout
+    epoch: Count
+    evaluation: Scores | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedAbout(About):
+    """The same of a model that was made to be shared, and its labels as the hub's tools read them.
+
+    Attributes:
+        class_names: What people call the classes, where it is known.
+    """
+
+    model_type: str = MODEL_TYPE
+    num_labels: Count
+    id2label: dict[str, str]
+    class_names: dict[str, str]

@@ -22,8 +22,16 @@ from ...schemas.documents import from_json, to_json
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import read_file
 from ..settings import read_yaml
-from .about import MODEL_TYPE, About, SharedAbout
-from .checkpoint import CONFIG_NAME, WEIGHTS_NAME, Checkpoint, dump_weights, read_checkpoint
+from .checkpoint import (
+    CONFIG_NAME,
+    MODEL_TYPE,
+    WEIGHTS_NAME,
+    About,
+    Checkpoint,
+    SharedAbout,
+    dump_weights,
+    read_checkpoint,
+)
 from .resume import CONFIG_NAME as RUN_CONFIG_NAME
 
 __all__ = ["ModelAbout", "model_card", "model_config", "write_model"]

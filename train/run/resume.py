@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 from ...schemas.errors import GvitError
 from ..settings import Settings, differences, plain, read_yaml
-from .about import DataAbout
-from .checkpoint import Checkpoint, CheckpointFolder, read_checkpoint
+from .checkpoint import Checkpoint, CheckpointFolder, DataAbout, read_checkpoint
 
 if TYPE_CHECKING:
     from ...dataset.reader import Dataset
     from ..config import TrainConfig
     from ..data.split import TrainingData
 
-__all__ = ["CONFIG_NAME", "checkpoint_to_resume", "describe_data"]
+__all__ = ["CONFIG_NAME", "checkpoint_to_resume", "describe_data", "digest_of"]
 
 CONFIG_NAME = "config.yaml"
 _FREE_TO_CHANGE = {
@@ -83,12 +82,13 @@ def describe_data(data: TrainingData) -> DataAbout:
         size=manifest.size,
         encoding=manifest.encoding,
         fit=manifest.fit,
-        train=_digest(data.train),
-        val=_digest(data.val),
+        train=digest_of(data.train),
+        val=digest_of(data.val),
     )
 
 
-def _digest(part: Dataset) -> str:
+def digest_of(part: Dataset) -> str:
+    """Return the SHA-256 over shards and keys of the sets of a dataset or a part of it."""
     sums = ",".join(shard.sha256 for shard in part.manifest.shards)
     keys = "\n".join(part.keys)
     return hashlib.sha256(f"{sums}\n{keys}".encode()).hexdigest()

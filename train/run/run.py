@@ -24,14 +24,13 @@ from ..model.classifier import build_model
 from ..model.tokens import measure_statistics
 from ..ranks import joined_ranks
 from ..settings import dump, plain
-from .about import About, Scores
-from .checkpoint import Checkpoint, CheckpointFolder
+from .checkpoint import About, Checkpoint, CheckpointFolder, Scores
+from .guided_sets import TunedSets, has_written, remember_written, tuning_of, write_tuned
 from .interruption import Interrupted, StopRequest, stoppable
 from .metrics import MetricLog, Standing, read_metrics, tensorboard_installed
 from .report import LARGEST_CONFUSION, draw_confusion, draw_curves
 from .resume import CONFIG_NAME, checkpoint_to_resume, describe_data
 from .trainer import DivergedError, Trainer
-from .tuned import TunedSets, has_written, remember_written, tuning_of, write_tuned
 
 if TYPE_CHECKING:
     from ..config import TrainConfig

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 
 from ...dataset.reader import open_dataset
+from ...fitting.config import FIT_VERSION, FitConfig
+from ...images.decode import DecodeError, decode_image, read_image
+from ...rendering.cores import usable_cores
+from ...schemas.encoding import decode
 from ...schemas.errors import GvitError
 from ...schemas.gaussians import min_scale
 from ..data.batches import evaluation_view
@@ -17,19 +23,18 @@ from ..data.split import check_kind, evaluation_split
 from ..model.classifier import build_model
 from ..model.evaluate import Classify, Evaluation, classifier_of, evaluate
 from ..model.tokens import FIELD_FEATURES
-from ..ranks import joined_ranks
-from .about import About, SharedAbout
-from .checkpoint import read_checkpoint
+from ..ranks import joined_ranks, pick_device
+from .checkpoint import About, SharedAbout, read_checkpoint
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     from torch import Tensor
 
     from ...dataset.reader import Dataset
+    from ...images.decode import Crop
     from ..ranks import Ranks
 
-__all__ = ["TrainedModel", "evaluate_checkpoint", "load_model"]
+__all__ = ["Prediction", "TrainedModel", "evaluate_checkpoint", "load_model", "predict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +130,82 @@ def _loader(dataset: Dataset, ranks: Ranks, batch_size: int) -> SetLoader:
         shuffle=False,
         cache="mmap",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says about an image.
+
+    Attributes:
+        image: The file.
+        classes: Names, the likeliest first.
+        probabilities: Of each, 0..1.
+        names: What people call them; the classes where that is not known.
+        psnr: How well the Gaussians show the image, in dB.
+    """
+
+    image: Path
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    names: tuple[str, ...]
+    psnr: float
+
+
+def predict(run: Path, images: Sequence[Path], *, device: str = "auto", top: int = 5) -> list[Prediction]:
+    """Fit Gaussians to images as the training set was fitted, and classify them.
+
+    Args:
+        run: Folder of a run, of a checkpoint, or of a model that was made to be shared.
+        images: Image files.
+        device: Of the classifier: "auto", "cpu" or "cuda".
+        top: Classes to name per image.
+
+    Raises:
+        GvitError: The checkpoint or an image cannot be used.
+    """
+    model = load_model(run, pick_device(device))
+    sets, aspects, psnr = _fit(model, images)
+    chances = model.probabilities(sets, aspects)
+    order = np.argsort(-chances, axis=1, kind="stable")[:, :top]
+    return [
+        Prediction(
+            image=image,
+            classes=tuple(model.classes[k] for k in order[row]),
+            probabilities=tuple(float(chances[row, k]) for k in order[row]),
+            names=tuple(model.names[k] for k in order[row]),
+            psnr=float(psnr[row]),
+        )
+        for row, image in enumerate(images)
+    ]
+
+
+def _fit(
+    model: TrainedModel, images: Sequence[Path]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """Sets, true width / height, and PSNR in dB of each image."""
+    from ...fitting.fitter import Fitter  # compiles; not before the model is known to be good
+
+    data = model.about.data
+    made = data.fit
+    if made.fit_version != FIT_VERSION:
+        raise GvitError(
+            f"the model was trained on sets of fit version {made.fit_version} and this gvit fits version "
+            f"{FIT_VERSION}: predict with the gvit that encoded them"
+        )
+    decoded = []
+    for image in images:
+        try:
+            decoded.append(decode_image(read_image(image), data.size, cast("Crop", made.crop)))
+        except DecodeError as error:
+            raise GvitError(f"{image} cannot be read: {error}") from error
+    config = FitConfig(
+        num_gaussians=data.gaussians, size=data.size, preset=made.preset, steps=made.steps, seed=made.seed
+    )
+    fitter = Fitter(config, data.encoding, usable_cores(), "cpu")
+    result = fitter.fit(np.stack([item.pixels for item in decoded]), [image.stem for image in images])
+    for image, reason in zip(images, result.errors, strict=True):
+        if reason is not None:
+            raise GvitError(f"{image} cannot be fitted: {reason}")
+    whole = made.crop == "none"
+    aspects = [item.width / item.height if whole else 1.0 for item in decoded]
+    return decode(result.stored, data.encoding), np.array(aspects, np.float32), result.psnr
