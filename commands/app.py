@@ -13,15 +13,12 @@ from pathlib import Path
 import typer
 
 from .bench import bench_app
-from .card import card_command
 from .demo import demo_command
 from .encode import encode_command
 from .look import info_command, status_command, view_command
 from .output import EXIT_BAD_INPUT
-from .predict import predict_command
-from .sharing import export_command, verify_command
-from .train import evaluate_command, train_command
-from .transfer import pull_command, push_command
+from .sharing import card_command, export_command, pull_command, push_command, verify_command
+from .train import evaluate_command, predict_command, train_command
 
 __all__ = ["encode_main", "main", "train_main"]
 

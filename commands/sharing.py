@@ -1,4 +1,4 @@
-"""Sharing a dataset on the command line: `gvit verify`, `gvit export`.
+"""Sharing on the command line: `gvit verify`, `gvit export`, `gvit card`, `gvit push`, `gvit pull`.
 
 What a command needs is imported in its body, so that `--help` answers at once.
 """
@@ -14,10 +14,11 @@ from .output import EXIT_FAILURES, Json, tell
 
 if TYPE_CHECKING:
     from ..dataset.reader import Dataset
+    from ..dataset.remote.transfer import Transfer
     from ..dataset.selection import Selection
     from ..dataset.verify import Verification
 
-__all__ = ["export_command", "verify_command"]
+__all__ = ["card_command", "export_command", "pull_command", "push_command", "verify_command"]
 
 FAULTS_SHOWN = 50
 FORMS = ("samples", "zarr", "webdataset", "images")
@@ -190,3 +191,119 @@ def _facts(found: Verification) -> dict[str, Any]:
         "images": found.images,
         "faults": faults,
     }
+
+
+Folder = Annotated[
+    Path,
+    typer.Argument(metavar="DST|RUN", help="Folder of a finished dataset, or of a run of gvit train."),
+]
+License = Annotated[
+    str | None,
+    typer.Option("--license", help="License, as the hub names it.", show_default="that of the card there is"),
+]
+Name = Annotated[str | None, typer.Option("--name", help="Name; that of a dataset is kept in dataset.json.")]
+Origin = Annotated[str | None, typer.Option("--origin", help="Where the images are from: name or address.")]
+Keep = Annotated[bool, typer.Option("--keep", help="Keep a README.md that was edited by hand.")]
+Sheet = Annotated[
+    int,
+    typer.Option("--sheet", help="Dataset: images on the contact sheet; 0 for none.", min=0, max=1000),
+]
+Model = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Model: folder to share.", show_default="RUN/export"),
+]
+
+
+def card_command(
+    folder: Folder,
+    license_name: License = None,
+    name: Name = None,
+    origin: Origin = None,
+    sheet: Sheet = 24,
+    output: Model = None,
+    keep: Keep = False,
+) -> None:
+    """Write the card of a dataset, or a folder to share of a model, for the Hugging Face hub and for people.
+
+    A dataset gets a contact sheet as well. Of a run, DIR gets the evaluated weights of the last checkpoint,
+    its config with the names of the labels, and a card; gvit evaluate and gvit predict take DIR too.
+    """
+    if _holds_model(folder):
+        from ..train.run.model_card import ModelAbout, write_model
+
+        card = write_model(folder, output, ModelAbout(license_name, name, origin), keep=keep)
+    else:
+        from ..pictures.card_files import write_dataset_card
+        from ..schemas.errors import GvitError
+
+        if output is not None:
+            raise GvitError(f"{folder} is no run of gvit train, and -o is for those: leave it out")
+        card = write_dataset_card(
+            folder, license_name=license_name, name=name, origin=origin, sheet=sheet, keep=keep
+        )
+    typer.echo(f"wrote {card}")
+
+
+def _holds_model(folder: Path) -> bool:
+    """Tell whether a folder is a run, a checkpoint, or a model that was made to be shared."""
+    return any((folder / name).is_file() for name in ("checkpoints.json", "about.json", "config.json"))
+
+
+Url = Annotated[
+    str,
+    typer.Argument(metavar="URL", help="As s3://bucket/name, hf://datasets/owner/name or file:///folder."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be copied; change nothing.")]
+
+
+def push_command(destination: Destination, url: Url, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Copy a dataset to a place, only what changed, each file checked.
+
+    Interrupted at any point, the same command goes on where it was. Until it ends, nobody takes what is there
+    for a dataset. A push to hf:// is one commit.
+    """
+    from rich.console import Console
+
+    from ..dataset.remote.transfer import push
+    from ..pictures.progress import showing_bytes
+
+    plan = push(destination, url, dry_run=True)
+    if not dry_run:
+        with showing_bytes(f"push {destination}", plan.bytes, Console(stderr=True)) as moved:
+            push(destination, url, moved=moved)
+    _tell_transfer(plan, url, dry_run=dry_run, as_json=as_json)
+
+
+def pull_command(url: Url, destination: Destination, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Copy a dataset from a place into a folder, only what changed, each file checked.
+
+    Interrupted at any point, the same command goes on where it was, in the middle of a file too.
+    """
+    from rich.console import Console
+
+    from ..dataset.remote.transfer import pull
+    from ..pictures.progress import showing_bytes
+
+    plan = pull(url, destination, dry_run=True)
+    if not dry_run:
+        with showing_bytes(f"pull {url}", plan.bytes, Console(stderr=True)) as moved:
+            pull(url, destination, moved=moved)
+    _tell_transfer(plan, str(destination), dry_run=dry_run, as_json=as_json)
+
+
+def _tell_transfer(done: Transfer, where: str, *, dry_run: bool, as_json: bool) -> None:
+    if dry_run:
+        for name in done.copied:
+            typer.echo(f"would copy {name}", err=as_json)
+        for name in done.removed:
+            typer.echo(f"would remove {name}", err=as_json)
+    verb = "would copy" if dry_run else "copied"
+    facts = {
+        "files": done.files,
+        "copied": list(done.copied),
+        "removed": list(done.removed),
+        "bytes": done.bytes,
+        "dry_run": dry_run,
+    }
+    words = f"{where}: {verb} {len(done.copied)} of {done.files} files, {done.bytes / 1e6:.1f} MB"
+    tell(words, facts, as_json=as_json)

@@ -19,7 +19,7 @@ from .output import EXIT_INTERRUPTED, EXIT_TERMINATED, Json, say, tell
 if TYPE_CHECKING:
     from ..train.config import TrainConfig
 
-__all__ = ["evaluate_command", "train_command"]
+__all__ = ["evaluate_command", "predict_command", "train_command"]
 
 _DATA, _LEARNING, _GUIDING = "The data", "What is learned, and how", "Guidance by the classifier"
 _RUN = "The run"
@@ -98,7 +98,7 @@ Resume = Annotated[
     str | None, typer.Option(help="auto goes on with the run in --out; never.", rich_help_panel=_RUN)
 ]
 ListRecipes = Annotated[bool, typer.Option("--list-recipes", help="Describe the recipes, and stop.")]
-Run = Annotated[Path, typer.Option("--checkpoint", help="Folder of a run, or of one checkpoint.")]
+Run = Annotated[Path, typer.Option("--checkpoint", help="Folder of a run, a checkpoint or a shared model.")]
 
 
 def train_command(
@@ -257,6 +257,36 @@ def evaluate_command(
     words = (
         f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, loss {found.loss:.4f} on {found.samples} samples"
     )
-    facts = {name: getattr(found, name) for name in ("top1", "top5", "loss", "samples")}
-    facts |= {"epochs": model.about.epoch, "steps": model.step}
+    facts = found.scores | {"epochs": model.about.epoch, "steps": model.step}
     tell(words, {**facts, "samples_per_second": round(found.samples / seconds, 1)}, as_json=as_json)
+
+
+def predict_command(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    checkpoint: Run,
+    device: Device = None,
+    top: Annotated[int, typer.Option(help="Classes to name per image.", min=1)] = 5,
+    as_json: Json = False,
+) -> None:
+    """Say what is in images, by a model that was trained on Gaussians."""
+    from ..schemas.errors import GvitError
+    from ..train.run.trained import predict
+
+    missing = [image for image in images if not image.is_file()]
+    if missing:
+        raise GvitError(f"there is no image {missing[0]}: give image files")
+    predictions = predict(checkpoint, images, device=device or "auto", top=top)
+    for found in predictions:
+        guesses = zip(found.names, found.probabilities, strict=True)
+        words = ", ".join(f"{name} {chance:.1%}" for name, chance in guesses)
+        say(f"{found.image}: {words}", err=as_json)
+    if as_json:
+        facts = [
+            {
+                "image": str(found.image),
+                "classes": dict(zip(found.classes, found.probabilities, strict=True)),
+                "psnr": found.psnr,
+            }
+            for found in predictions
+        ]
+        typer.echo(json.dumps({"predictions": facts}))

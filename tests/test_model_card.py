@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from fake_sets import CLASSES, write_dataset
 from gvit.commands.app import app
-from gvit.commands.card import card_command
+from gvit.commands.sharing import card_command
 from gvit.fitting.config import FIT_VERSION
 from gvit.schemas import GvitError
 from gvit.train.run import model_card

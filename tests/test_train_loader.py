@@ -217,8 +217,8 @@ def test_a_container_limits_the_free_memory(tmp_path, monkeypatch):
         ({"batch_size": 0}, "batch-size must be at least 1, not 0"),
         ({"batch_size": 1, "rank": 2, "world_size": 2}, "rank must be from 0 to world_size - 1, not 2 of 2"),
         ({"batch_size": 61}, "choose --batch-size 60 or less"),
-        ({"batch_size": 31, "world_size": 2}, "choose --batch-size 30 or less"),
-        ({"batch_size": 1, "world_size": 61}, "on each of 61 ranks: start fewer ranks"),
+        ({"batch_size": 31, "world_size": 2}, "choose --batch-size 60 or less"),
+        ({"batch_size": 1, "world_size": 61}, "one batch of 61: start fewer ranks"),
         ({"batch_size": 8, "cache": "disk"}, "cache must be auto, memory or mmap, not 'disk'"),
     ],
 )

@@ -191,9 +191,10 @@ def _check_arguments(
     if n == 0:
         raise GvitError(f"{path} has no sets to load: give a dataset, or a split, with at least one")
     if shuffle and n < batch_size * world_size:
-        way_out = f"choose --batch-size {n // world_size} or less" if n >= world_size else "start fewer ranks"
+        most = n - n % world_size
+        way_out = f"choose --batch-size {most} or less" if most else "start fewer ranks"
         raise GvitError(
-            f"{n} samples are fewer than one batch of {batch_size} on each of {world_size} ranks: {way_out}"
+            f"{n} training samples are fewer than one batch of {batch_size * world_size}: {way_out}"
         )
 
 

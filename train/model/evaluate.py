@@ -6,13 +6,14 @@ The model sees sets and nothing else; labels are compared with what it said, aft
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...schemas.documents import Count  # noqa: TC001 - the fields' types are read
 from ..data.augment import AugmentConfig, augment
 
 if TYPE_CHECKING:
@@ -20,30 +21,44 @@ if TYPE_CHECKING:
     from ..ranks import Ranks
     from .classifier import SetClassifier
 
-__all__ = ["Classify", "Evaluation", "classifier_of", "evaluate"]
+__all__ = ["Classify", "Evaluation", "Scores", "classifier_of", "evaluate"]
 
 _TOP = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What an evaluation found.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """How often a model was right.
 
     Attributes:
         top1: Share of samples whose class came first, 0 to 1.
         top5: Share whose class was among the first five, or among all where there are fewer.
         loss: Mean cross-entropy, without label smoothing.
         samples: How many there were; each counts once, whatever the number of ranks.
-        confusion: int64 ``[K, K]``, samples by true class (row) and class that came first (column).
-        predicted: int64 ``[n]``, class that came first, of this rank's samples in their order.
     """
 
     top1: float
     top5: float
     loss: float
-    samples: int
+    samples: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(Scores):
+    """What an evaluation found.
+
+    Attributes:
+        confusion: int64 ``[K, K]``, samples by true class (row) and class that came first (column).
+        predicted: int64 ``[n]``, class that came first, of this rank's samples in their order.
+    """
+
     confusion: Tensor
     predicted: Tensor
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """The scores alone, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Scores)}
 
 
 Classify = Callable[[Tensor, Tensor], Tensor]
@@ -89,13 +104,14 @@ def evaluate(classify: Classify, loader: SetLoader, classes: int, ranks: Ranks) 
             confusion += torch.bincount(batch.labels * classes + predicted[-1], minlength=classes * classes)
         first, among, loss, samples = ranks.total(sums).tolist()
         confusion = ranks.total(confusion)
+    nobody = torch.empty(0, dtype=torch.int64, device=ranks.device)
     return Evaluation(
-        first / samples,
-        among / samples,
-        loss / samples,
-        round(samples),
-        confusion.view(classes, classes).cpu(),
-        torch.cat([torch.empty(0, dtype=torch.int64, device=ranks.device), *predicted]).cpu(),
+        top1=first / samples,
+        top5=among / samples,
+        loss=loss / samples,
+        samples=round(samples),
+        confusion=confusion.view(classes, classes).cpu(),
+        predicted=torch.cat([nobody, *predicted]).cpu(),
     )
 
 

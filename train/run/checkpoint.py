@@ -31,6 +31,7 @@ from ...schemas.files import read_file
 from ...schemas.manifest import FitInfo  # noqa: TC001
 from ..data.augment import AugmentConfig  # noqa: TC001
 from ..model.classifier import ModelConfig  # noqa: TC001
+from ..model.evaluate import Scores  # noqa: TC001
 from ..model.refiner import RefinerConfig  # noqa: TC001
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ __all__ = [
     "Checkpoint",
     "CheckpointFolder",
     "DataAbout",
-    "Scores",
     "SharedAbout",
     "dump_weights",
     "read_checkpoint",
@@ -311,16 +311,6 @@ class DataAbout:
         get_encoding(self.encoding)
         if not (self.classes and self.gaussians and self.size):
             raise DatasetError("the field data names no classes, Gaussians or pixels")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """What an evaluation found: top-1 and top-5 in 0..1, mean cross-entropy, number of samples."""
-
-    top1: float
-    top5: float
-    loss: float
-    samples: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,10 +21,11 @@ from ..data.split import TrainingData, open_training_data
 from ..guidance.guides import DirectGuide, build_guide
 from ..guidance.source_images import Sources, open_sources
 from ..model.classifier import build_model
+from ..model.evaluate import Scores
 from ..model.tokens import measure_statistics
 from ..ranks import joined_ranks
 from ..settings import dump, plain
-from .checkpoint import About, Checkpoint, CheckpointFolder, Scores
+from .checkpoint import About, Checkpoint, CheckpointFolder
 from .guided_sets import TunedSets, has_written, remember_written, tuning_of, write_tuned
 from .interruption import Interrupted, StopRequest, stoppable
 from .metrics import MetricLog, Standing, read_metrics, tensorboard_installed
@@ -41,14 +42,10 @@ if TYPE_CHECKING:
 __all__ = ["Interrupted", "TrainSummary", "train"]
 
 
-@dataclass(frozen=True, slots=True)
-class TrainSummary:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSummary(Scores):
     """What a run ended with: its evaluation after the last epoch, and how fast it trained."""
 
-    top1: float
-    top5: float
-    loss: float
-    samples: int
     epochs: int
     steps: int
     samples_per_second: float
@@ -301,7 +298,7 @@ class _Run:
             self._best = evaluation.top1 if best else self._best
             self._standing.val_top1 = evaluation.top1
             self._write(
-                {"kind": "evaluation", "step": trainer.step, "epoch": trainer.epoch, **_scores(evaluation)}
+                {"kind": "evaluation", "step": trainer.step, "epoch": trainer.epoch, **evaluation.scores}
             )
         self._save(best=best)
         self._display.show(trainer.step, self._standing.describe())
@@ -325,7 +322,7 @@ class _Run:
             refiner=guidance.refiner if guidance.mode == "refine" else None,
             data=describe_data(self._data),
             epoch=trainer.epoch,
-            evaluation=None if self._evaluation is None else Scores(**_scores(self._evaluation)),
+            evaluation=None if self._evaluation is None else Scores(**self._evaluation.scores),
         )
         state = {"trainer": progress, "best": self._best, "val_top1": self._standing.val_top1}
         weights = trainer.model.state_dict()
@@ -345,12 +342,8 @@ class _Run:
             if len(self._data.classes) <= LARGEST_CONFUSION:
                 draw_confusion(evaluation.confusion.numpy(), self._data.classes, out / "confusion.png")
         return TrainSummary(
-            **_scores(evaluation),
+            **evaluation.scores,
             epochs=self._trainer.epoch,
             steps=self._trainer.step,
             samples_per_second=round(self._pace.samples_per_second, 1),
         )
-
-
-def _scores(evaluation: Evaluation) -> dict[str, Any]:
-    return {name: getattr(evaluation, name) for name in ("top1", "top5", "loss", "samples")}

@@ -122,7 +122,6 @@ class Trainer:
             "world_size": ranks.world,
             "cache": config.data.cache,
         }
-        _check_batch(config, len(data.train))
         self._loader = SetLoader(data.train, **place, partners=config.mix.mixes)
         self.val_loader = SetLoader(data.val, **place, shuffle=False)
         self._sums = torch.zeros(3, dtype=torch.float64, device=ranks.device)
@@ -345,14 +344,6 @@ def _share(config: TrainConfig, ranks: Ranks) -> int:
             "choose a multiple with --batch-size"
         )
     return share
-
-
-def _check_batch(config: TrainConfig, samples: int) -> None:
-    if samples < config.batch_size:
-        raise GvitError(
-            f"{samples} training samples are fewer than one batch of {config.batch_size}: "
-            f"choose --batch-size {samples} or less"
-        )
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
