@@ -7,7 +7,7 @@ Reading stops at the first fault; checking goes on, so that one look tells all t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -200,14 +200,9 @@ class _Check:
     ) -> None:
         stored, labels = reader.read_block(number)
         gaussians = decode(stored, manifest.encoding)
-        try:
-            check_gaussians(gaussians, manifest.size)
-            spoiled: Iterable[int] = ()
-        except DatasetError:
-            spoiled = range(len(gaussians))
-        for k in spoiled:
+        for k, one in enumerate(gaussians):
             try:
-                check_gaussians(gaussians[k], manifest.size)
+                check_gaussians(one, manifest.size)
             except DatasetError as error:
                 self.fault(reader.path.name, f"in the set of {rows[k].get('key', '?')}, {error}", start + k)
         for k, (row, label) in enumerate(zip(rows, labels.tolist(), strict=True)):

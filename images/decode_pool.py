@@ -112,13 +112,6 @@ class DecodePool:
             self._wake_sender.send_bytes(b"")
         return batch
 
-    def decode(self, images: Sequence[Reference]) -> Iterator[tuple[int, Outcome]]:
-        """Decode images and yield (index, outcome) in the order given, each as soon as it is there.
-
-        Decoding runs ahead of the consumer, so memory may hold all of the results. Raises as `prefetch`.
-        """
-        return enumerate(self.prefetch(images))
-
     # ---------------------------------------- from here on, all but _stop runs in the pool's own thread
 
     def _run(self, workers: int) -> None:

@@ -96,7 +96,7 @@ def test_the_pool_decodes_what_decode_image_decodes_in_the_order_given(tmp_path)
     for path in paths:
         Image.fromarray(rng.integers(0, 256, (9, 13, 3), np.uint8)).save(path)
     with DecodePool(2, 8, "center") as pool:
-        outcomes = list(pool.decode(paths))
+        outcomes = list(enumerate(pool.prefetch(paths)))
     assert [index for index, _ in outcomes] == list(range(20))
     for path, (_, outcome) in zip(paths, outcomes, strict=True):
         expected = decode_image(path.read_bytes(), 8, "center")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from ...schemas.checksums import SUMS_NAME, dump_checksums
 from ...schemas.errors import GvitError
@@ -15,7 +14,7 @@ from ...schemas.manifest import MANIFEST_NAME
 from .remote import open_remote
 from .transfer import pull
 
-__all__ = ["cache_folder", "cached"]
+__all__ = ["cache_folder", "cache_name", "cached"]
 
 
 def cache_folder() -> Path:
@@ -36,13 +35,25 @@ def cached(url: str) -> Path:
         GvitError: the place cannot be read, or the cache cannot be written.
     """
     remote = open_remote(url)
-    digest = hashlib.sha256(remote.url.encode()).hexdigest()[:16]
-    name = f"{remote.url.rsplit('/', 1)[-1]}-{digest}"
-    folder = cache_folder() / name
-    with _alone(folder):
-        if not _is_current(folder, dump_checksums(remote.checksums())):
-            pull(remote.url, folder)
+    folder = cache_folder() / cache_name(remote.url)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(
+            folder.with_name(f"{folder.name}.lock")
+        ):  # ends with its process
+            if not _is_current(folder, dump_checksums(remote.checksums())):
+                pull(remote.url, folder)
+    except OSError as error:
+        raise GvitError(
+            f"the cache {folder.parent} cannot be written ({error.strerror}): "
+            "set GVIT_CACHE to another folder"
+        ) from error
     return folder
+
+
+def cache_name(url: str) -> str:
+    """Return what a folder of this machine is called that belongs to a URL."""
+    return f"{url.rsplit('/', 1)[-1]}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
 
 
 def _is_current(folder: Path, sums: bytes) -> bool:
@@ -52,19 +63,3 @@ def _is_current(folder: Path, sums: bytes) -> bool:
         return (folder / SUMS_NAME).read_bytes() == sums
     except OSError:
         return False
-
-
-@contextmanager
-def _alone(folder: Path) -> Generator[None]:
-    """Let one process at a time work on a copy; the lock ends with its process, whatever becomes of it."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = folder.with_name(f"{folder.name}.lock").open("wb")
-    except OSError as error:
-        raise GvitError(
-            f"the cache {folder.parent} cannot be written ({error.strerror}): "
-            "set GVIT_CACHE to another folder"
-        ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

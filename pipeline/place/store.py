@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...dataset.commit import commit_shard, require_lease
-from ...dataset.remote.cache import cache_folder
+from ...dataset.remote.cache import cache_folder, cache_name
 from ...dataset.remote.remote import Remote, open_remote
 from ...schemas.checksums import SUMS_NAME, dump_checksums
 from ...schemas.documents import to_json
@@ -72,8 +72,7 @@ class Store(Remote, Place):
     @property
     def local(self) -> Path:
         """A folder in the cache."""
-        digest = hashlib.sha256(self.url.encode()).hexdigest()[:16]
-        return cache_folder() / "encode" / f"{self.url.rsplit('/', 1)[-1]}-{digest}"
+        return cache_folder() / "encode" / cache_name(self.url)
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:  # noqa: ARG002
         """Write a file; what is written here is durable in any case."""
