@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from skimage.metrics import structural_similarity
 
 from gvit.fitting.config import PRESETS, FitConfig
@@ -28,8 +29,6 @@ from .scenes import photographs
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import numpy.typing as npt
 
     Fit = Callable[[npt.NDArray[np.uint8], str], npt.NDArray[np.float32]]
 

@@ -24,9 +24,10 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import webdataset as wds
 from rich.console import Console
@@ -37,9 +38,6 @@ from gvit.dataset.open_shard import read_rows
 from gvit.dataset.reader import Dataset, open_dataset
 from gvit.schemas import BLOCK_ROWS, BlockArrays, FitInfo, Row, build_manifest, encode, field_ranges
 from gvit.train.data.loader import SetLoader
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 SIZE = 224
 CLASSES = [f"{label:03d}" for label in range(100)]

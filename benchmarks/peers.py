@@ -13,10 +13,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from gvit.fitting.cpu import fit_image, to_strips
+from gvit.fitting.cpu import fit_image, sample_start, to_strips
 from gvit.fitting.optimise import Rates, descend, gather_gradients, place_on_screen
 from gvit.fitting.relocate import Relocation
-from gvit.fitting.start import sample_start
 from gvit.rendering.cpu import render_batch
 from gvit.rendering.jit import Floats, inlined, kernel
 from gvit.rendering.lanes import LANES, exp2, fill, fma, load, lower, select_less, store, total, upper

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from gvit.commands.demo import PHOTOS
 from gvit.fitting.config import FitConfig
@@ -15,9 +15,6 @@ from gvit.images.decode import decode_image
 from gvit.images.sources.folder import FolderSource
 from gvit.schemas import decode
 from gvit.schemas.extras import require
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 __all__ = ["fitted_sets", "photographs"]
 

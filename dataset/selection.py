@@ -8,13 +8,12 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+import numpy.typing as npt
 
 from ..schemas.errors import GvitError
 from ..schemas.limits import Range, check_limits
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from .reader import Dataset
 
 __all__ = ["Selection", "select"]

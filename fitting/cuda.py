@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..rendering.cuda import rasterize_cuda, render_cuda
@@ -15,8 +16,6 @@ from .batched import fit_batch
 from .cpu import fit_end, fit_start
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from .config import FitConfig
     from .optimise import Rates
     from .relocate import Relocation

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..rendering.arrays import psnr
 from ..rendering.cpu import render_batch
-from ..rendering.fidelity import psnr
 from ..rendering.lanes import LANES
 from ..rendering.strips import Workspace, make_workspace
 from ..schemas.encoding import decode, encode

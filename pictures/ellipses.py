@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 __all__ = [
     "DEVIATIONS",

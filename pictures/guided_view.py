@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from ..rendering.arrays import render_numpy
-from ..rendering.fidelity import psnr
+from ..rendering.arrays import psnr, render_numpy
 from .ellipses import OVERSAMPLING, blank_canvas, finished, paint_ellipses
 from .page import PAPER, Panel, draw_page, panel_side
 from .view import Subject, enlarge, to_pixels
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 __all__ = ["Displacement", "GuidedView", "draw_displacement", "draw_guided_view"]
 

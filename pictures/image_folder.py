@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from ..dataset.export import appearing
@@ -21,8 +22,6 @@ from ..schemas.limits import Range, check_limits
 from ..schemas.rows import Row, table_to_rows
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from ..dataset.reader import Dataset
 
 __all__ = ["Canvas", "export_images", "image_paths", "render_at"]

@@ -10,8 +10,7 @@ import numpy as np
 from ..dataset.reader import Dataset, open_dataset
 from ..dataset.verify import Fault
 from ..images.originals import Originals
-from ..rendering.arrays import render_batch
-from ..rendering.fidelity import psnr
+from ..rendering.arrays import psnr, render_batch
 from ..schemas.errors import GvitError
 from ..schemas.rows import Row, table_to_rows
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from ..rendering.arrays import render_numpy
 from .ellipses import DEVIATIONS, draw_ellipses
 from .page import Panel, Scale, draw_page, panel_side
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 __all__ = ["Subject", "draw_view", "enlarge", "error_map", "to_pixels"]
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-__all__ = ["render_batch", "render_numpy"]
+__all__ = ["psnr", "render_batch", "render_numpy"]
 
 
 def render_batch(
@@ -40,3 +38,13 @@ def render_numpy(
     """Render sets [B, N, 9] as images: float32 [B, H, W, 3], clipped to 0..1."""
     images = render_batch(gaussians, height, width, threads)
     return np.ascontiguousarray(images.clip(0.0, 1.0).transpose(0, 2, 3, 1))
+
+
+def psnr(rendering: npt.NDArray[np.float32], target: npt.NDArray[np.uint8]) -> float:
+    """-10 log10 of the mean squared error of clip(rendering [3, S, S]) against 8-bit pixels [S, S, 3], in dB.
+
+    A perfect rendering has 100 dB: infinity is no number in JSON.
+    """
+    shown = rendering.clip(0.0, 1.0).transpose(1, 2, 0).astype(np.float64)
+    error = float(np.square(shown - target / 255.0).mean())
+    return -10.0 * math.log10(max(error, 1e-10))

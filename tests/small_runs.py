@@ -8,13 +8,12 @@ from dataclasses import replace
 import torch
 from rich.console import Console
 
-from gvit.train.config import OptimConfig, RunConfig, TrainConfig
+from gvit.train.config import OptimConfig, RunConfig, ScheduleConfig, TrainConfig
 from gvit.train.data.augment import AugmentConfig
 from gvit.train.data.mix import MixConfig
 from gvit.train.data.split import DataConfig
 from gvit.train.model.classifier import ModelConfig
 from gvit.train.ranks import Ranks
-from gvit.train.schedule import ScheduleConfig
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SILENT = Console(file=io.StringIO())

@@ -16,9 +16,9 @@ from gvit.fitting.cpu import fit_end, fit_start, to_strips
 from gvit.fitting.fitter import RATES, RELOCATION, Fitter, schedule
 from gvit.fitting.optimise import blend_and_compare, gather_gradients, place_on_screen
 from gvit.fitting.relocate import removal_costs
+from gvit.rendering.arrays import psnr
 from gvit.rendering.cpu import render_batch
 from gvit.rendering.cuda import project
-from gvit.rendering.fidelity import psnr
 from gvit.rendering.operator import render
 from gvit.rendering.strips import SCREEN_FIELDS, WHITEN, make_workspace
 

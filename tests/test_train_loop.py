@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from fake_sets import CLASSES, write_dataset
 from gvit.dataset.reader import open_dataset
 from gvit.schemas import GvitError
-from gvit.train.config import OptimConfig, RunConfig
+from gvit.train.config import OptimConfig, RunConfig, ScheduleConfig
 from gvit.train.data.augment import AugmentConfig
 from gvit.train.data.loader import SetLoader
 from gvit.train.data.mix import MixConfig
@@ -29,7 +29,6 @@ from gvit.train.run.metrics import read_metrics
 from gvit.train.run.run import train
 from gvit.train.run.trained import evaluate_checkpoint, load_model
 from gvit.train.run.trainer import Trainer
-from gvit.train.schedule import ScheduleConfig
 from small_runs import ALONE, SILENT, config_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 
 from gvit.schemas import GvitError
-from gvit.train.schedule import ScheduleConfig, learning_rate
+from gvit.train.config import ScheduleConfig, learning_rate
 
 
 def rates(steps_per_epoch=10, epochs=10, **changes):

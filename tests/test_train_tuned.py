@@ -10,14 +10,13 @@ from rich.console import Console
 from gvit.dataset.reader import open_dataset
 from gvit.dataset.verify import verify
 from gvit.schemas import GvitError
-from gvit.train.config import RunConfig, TrainConfig
+from gvit.train.config import RunConfig, ScheduleConfig, TrainConfig
 from gvit.train.data.split import DataConfig
 from gvit.train.guidance.config import GuidanceConfig
 from gvit.train.guidance.source_images import open_sources
 from gvit.train.model.classifier import ModelConfig
 from gvit.train.run.run import train
 from gvit.train.run.trained import evaluate_checkpoint
-from gvit.train.schedule import ScheduleConfig
 from small_dataset import encode_for_real, save_images
 
 SILENT = Console(file=io.StringIO())

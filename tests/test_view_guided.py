@@ -22,7 +22,7 @@ from gvit.pictures.guided_view import draw_displacement, draw_guided_view
 from gvit.pictures.view import Subject
 from gvit.rendering.arrays import render_numpy
 from gvit.schemas import GvitError
-from gvit.train.config import OptimConfig, RunConfig, TrainConfig
+from gvit.train.config import OptimConfig, RunConfig, ScheduleConfig, TrainConfig
 from gvit.train.data.augment import AugmentConfig
 from gvit.train.data.split import DataConfig, open_training_data
 from gvit.train.guidance.config import GuidanceConfig
@@ -31,7 +31,6 @@ from gvit.train.ranks import Ranks
 from gvit.train.run.checkpoint import CheckpointFolder, read_checkpoint
 from gvit.train.run.guided_sets import find_guided_set
 from gvit.train.run.run import build_trainer, train
-from gvit.train.schedule import ScheduleConfig
 
 LEFT, TOP, GAP, SIDE = 28, 94, 20, 320  # of the panels of a 16 x 16 canvas
 EPOCHS = 3

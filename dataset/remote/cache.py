@@ -38,9 +38,7 @@ def cached(url: str) -> Path:
     folder = cache_folder() / cache_name(remote.url)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(
-            folder.with_name(f"{folder.name}.lock")
-        ):  # ends with its process
+        with FileLock(folder.with_name(f"{folder.name}.lock")):  # ends with its process
             if not _is_current(folder, dump_checksums(remote.checksums())):
                 pull(remote.url, folder)
     except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import zarr
 
 from ...schemas.checksums import ZARR_NAME
@@ -22,8 +23,6 @@ from .arrays import METADATA, OBJECT_ROWS, group_metadata
 from .sets import arrays_of, open_zarr
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from ..reader import Dataset
 
 __all__ = ["convert_to_zarr", "is_current"]

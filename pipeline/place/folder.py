@@ -40,7 +40,6 @@ class Folder(Place):
 
     @property
     def name(self) -> str:
-        """Its path."""
         return str(self.path)
 
     @property
@@ -50,15 +49,12 @@ class Folder(Place):
 
     @property
     def local(self) -> Path:
-        """Its private folder."""
         return self.path / PRIVATE
 
     def absolute(self) -> Folder:
-        """Return the same folder by its absolute path."""
         return Folder(self.path.absolute())
 
     def explain(self, error: OSError) -> GvitError | None:
-        """Say what a failed write below this folder means."""
         if error.errno in _FULL:
             return GvitError(
                 f"no space is left for {self.path}; what is finished is safe: "
@@ -92,12 +88,10 @@ class Folder(Place):
             raise explained from error
 
     def require_there(self) -> None:
-        """Make sure that the private folder is there."""
         if not self.local.is_dir():
             raise FileNotFoundError(errno.ENOENT, "it was removed", str(self.path))
 
     def names(self) -> list[str]:
-        """Return the names of files and folders."""
         try:
             return sorted(path.name for path in self.path.iterdir() if path.name != PRIVATE)
         except FileNotFoundError:
@@ -112,7 +106,6 @@ class Folder(Place):
             ) from error
 
     def lengths(self) -> dict[str, int]:
-        """Return the lengths of regular files."""
         try:
             with os.scandir(self.path) as entries:
                 return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
@@ -120,18 +113,15 @@ class Folder(Place):
             return {}
 
     def holds(self, folder: str) -> bool:
-        """Tell whether there is any file below a folder."""
         return any(path.is_file() for path in (self.path / folder).rglob("*"))
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a file, None where there is none that can be read."""
         try:
             return (self.path / name).read_bytes()
         except OSError:
             return None
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
-        """Write a file all or nothing."""
         path = self._path(name)
         if durable:
             atomic_write(path, data)
@@ -141,16 +131,13 @@ class Folder(Place):
         temporary.replace(path)
 
     def append(self, name: str, line: bytes) -> None:
-        """Add to the end of a file."""
         with self._path(name).open("ab") as file:
             file.write(line)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
         (self.path / name).unlink(missing_ok=True)
 
     def remove_folder(self, name: str) -> None:
-        """Remove a folder as far as that is possible."""
         shutil.rmtree(self.path / name, ignore_errors=True)
 
     def _path(self, name: str) -> Path:
@@ -166,7 +153,6 @@ class Folder(Place):
 
     @contextmanager
     def locked(self, name: str) -> Generator[float]:
-        """Lock a file; the time is the file system's own."""
         path = self.path / name
         with path.open("w") as lock:
             with contextlib.suppress(OSError):  # a file system without locks: the race is all that is lost
@@ -175,18 +161,15 @@ class Folder(Place):
             yield path.stat().st_mtime
 
     def touch(self, name: str) -> bool:
-        """Renew the time of a file."""
         os.utime(self.path / name)
         return True
 
     def touched(self, name: str) -> float:
-        """Return when a file was last renewed."""
         return (self.path / name).stat().st_mtime
 
     # ------------------------------------------------------------ the dataset
 
     def sweep(self, token: str) -> None:  # noqa: ARG002
-        """Remove the temporaries of killed runs."""
         sweep_temporaries(self.path)
         sweep_temporaries(self.local)
 
@@ -200,26 +183,21 @@ class Folder(Place):
         attempt: str,
         still_ours: Callable[[], bool],
     ) -> DoneMark:
-        """Write a shard beside its final names, and rename it into place."""
         return commit_shard(
             self.path, name, blocks, rows, split=split, attempt=attempt, still_ours=still_ours
         )
 
     def fetched(self, names: Iterable[str]) -> AbstractContextManager[Path]:  # noqa: ARG002
-        """Give this folder."""
         return nullcontext(self.path)
 
     def is_complete(self) -> bool:
-        """Tell whether there is a manifest."""
         return (self.path / MANIFEST_NAME).exists()
 
     def publish(self, manifest: Manifest, files: Mapping[str, bytes], marks: Sequence[DoneMark]) -> None:  # noqa: ARG002
-        """Write the files, the checksums, and the manifest last."""
         for name, data in files.items():
             if self.read(name) != data:
                 atomic_write(self.path / name, data)
         write_manifest(self.path, manifest)
 
     def unpublish(self) -> None:
-        """Remove the manifest."""
         self.remove(MANIFEST_NAME)

@@ -70,13 +70,12 @@ def run(root: Path) -> None:
 
     import gvit.train.trainer as trainer
     from gvit.train.augment import AugmentConfig
-    from gvit.train.config import DataConfig, OptimConfig, TrainConfig
+    from gvit.train.config import DataConfig, OptimConfig, ScheduleConfig, TrainConfig
     from gvit.train.config import RunConfig as TrainRun
     from gvit.train.interruption import Interrupted
     from gvit.train.mix import MixConfig
     from gvit.train.model import ModelConfig
     from gvit.train.run import train
-    from gvit.train.schedule import ScheduleConfig
 
     torch.set_num_threads(1)
     real = trainer.Trainer.update

@@ -13,8 +13,8 @@ import torch
 
 from ...dataset.commit import atomic_write, write_manifest
 from ...dataset.export import appearing, write_shards
+from ...rendering.arrays import psnr
 from ...rendering.cpu import render_batch
-from ...rendering.fidelity import psnr
 from ...schemas.checksums import CARD_NAME, hash_file
 from ...schemas.documents import build
 from ...schemas.encoding import decode, encode

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 __all__ = ["LARGEST_CONFUSION", "draw_confusion", "draw_curves"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ...dataset.reader import open_dataset
@@ -27,7 +28,6 @@ from ..ranks import joined_ranks, pick_device
 from .checkpoint import About, SharedAbout, read_checkpoint
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor
 
     from ...dataset.reader import Dataset

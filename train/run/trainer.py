@@ -22,12 +22,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...schemas.errors import GvitError
 from ...schemas.gaussians import min_scale
+from ..config import learning_rate
 from ..data.batches import BatchPlan, cut, evaluation_view
 from ..data.loader import Batch, SetLoader
 from ..guidance.config import gamma_at
 from ..guidance.guides import Guide
 from ..model.evaluate import Evaluation, classifier_of, evaluate
-from ..schedule import learning_rate
 
 if TYPE_CHECKING:
     from ..config import TrainConfig
