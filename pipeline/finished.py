@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .place.place import Place
     from .plan import ShardPlan
 
-__all__ = ["FinishedShards", "complete", "first_failures", "reopen_shard"]
+__all__ = ["FinishedShards", "complete", "reopen_shard"]
 
 _FAILURES_SHOWN = 5
 
@@ -133,7 +133,7 @@ def complete(
     _convert(place.folder, dataset, wanted=config.format == "zarr")
     files = {CARD_NAME: card} if names is None else {CLASS_NAMES_NAME: names, CARD_NAME: card}
     place.publish(manifest, files, shards.marks)
-    return manifest, first_failures(shards.tables)
+    return manifest, tuple(islice(_failures(shards.tables), _FAILURES_SHOWN))
 
 
 def _manifest_of(
@@ -174,11 +174,6 @@ def _convert(folder: Path | None, dataset: Dataset, *, wanted: bool) -> None:
         convert_to_zarr(dataset, folder)
     else:
         shutil.rmtree(folder / ZARR_NAME)
-
-
-def first_failures(tables: Sequence[pa.Table]) -> tuple[tuple[str, str], ...]:
-    """Return the first few failures in the rows of shards as (source, reason)."""
-    return tuple(islice(_failures(tables), _FAILURES_SHOWN))
 
 
 def _failures(tables: Sequence[pa.Table]) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -69,12 +69,8 @@ class WorkerSpec:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Entries that are decoded and fitted together; all of one block."""
-
-    first: int
-    entries: tuple[Entry, ...]
+Batch: TypeAlias = "tuple[Entry, ...]"
+"""Entries that are decoded and fitted together; all of one block."""
 
 
 class ShardEncoder:
@@ -93,7 +89,7 @@ class ShardEncoder:
             crop=spec.crop,
             memory_limit_bytes=MEMORY_LIMIT_BYTES + spec.source.reading_bytes,
         )
-        self._ahead: tuple[_Batch, Prefetch] | None = None
+        self._ahead: tuple[Batch, Prefetch] | None = None
 
     def __enter__(self) -> ShardEncoder:
         return self
@@ -141,14 +137,14 @@ class ShardEncoder:
         block: BlockPlan,
         entries: Sequence[Entry],
         add: Callable[[Progress], None],
-        later: Iterator[_Batch],
+        later: Iterator[Batch],
     ) -> BlockResult:
         """Return what is known of a block from the journal, and of these entries of it in any case."""
         known = self._journal.read(shard.name, block.first, block.keys)
         parts = [] if known is None else [known]
         for part in parts:
             add(_progress(part))
-        batches = self._batches(block.first, entries, known)
+        batches = self._batches(entries, known)
         for i, batch in enumerate(batches):
             upcoming = batches[i + 1] if i + 1 < len(batches) else next(later, None)
             part, cost, fitted = self._fit(batch, self._decoded(batch, upcoming))
@@ -160,18 +156,18 @@ class ShardEncoder:
             self._journal.write(shard.name, block.first, result)
         return result
 
-    def _batches(self, first: int, entries: Sequence[Entry], known: BlockResult | None) -> list[_Batch]:
+    def _batches(self, entries: Sequence[Entry], known: BlockResult | None) -> list[Batch]:
         done = set() if known is None else {outcome.key for outcome in known.outcomes}
         todo = [entry for entry in entries if entry.key not in done]
         step = self._spec.batch
-        return [_Batch(first, tuple(todo[at : at + step])) for at in range(0, len(todo), step)]
+        return [tuple(todo[at : at + step]) for at in range(0, len(todo), step)]
 
-    def _pending(self, shard: ShardPlan, blocks: Sequence[BlockPlan]) -> Iterator[_Batch]:
+    def _pending(self, shard: ShardPlan, blocks: Sequence[BlockPlan]) -> Iterator[Batch]:
         for block in blocks:
             known = self._journal.read(shard.name, block.first, block.keys)
-            yield from self._batches(block.first, block.entries, known)
+            yield from self._batches(block.entries, known)
 
-    def _decoded(self, batch: _Batch, upcoming: _Batch | None) -> list[Decoded | DecodeFailure]:
+    def _decoded(self, batch: Batch, upcoming: Batch | None) -> list[Decoded | DecodeFailure]:
         """Wait for a batch to be decoded and let the next one begin."""
         if self._ahead is None or self._ahead[0] != batch:
             self._ahead = (batch, self._prefetch(batch))
@@ -179,14 +175,14 @@ class ShardEncoder:
         self._ahead = None if upcoming is None else (upcoming, self._prefetch(upcoming))
         return decoded
 
-    def _prefetch(self, batch: _Batch) -> Prefetch:
-        return self._pool.prefetch([self._spec.source.reference(entry) for entry in batch.entries])
+    def _prefetch(self, batch: Batch) -> Prefetch:
+        return self._pool.prefetch([self._spec.source.reference(entry) for entry in batch])
 
     def _fit(
-        self, batch: _Batch, decoded: Sequence[Decoded | DecodeFailure]
+        self, batch: Batch, decoded: Sequence[Decoded | DecodeFailure]
     ) -> tuple[BlockResult, float, int]:
         """Fit those images of a batch that could be decoded; also returns the cost and how many there are."""
-        pairs = list(zip(batch.entries, decoded, strict=True))
+        pairs = list(zip(batch, decoded, strict=True))
         images = [(entry, image) for entry, image in pairs if isinstance(image, Decoded)]
         fitted: dict[str, Outcome] = {}
         stored, cost = _no_sets(self._spec), 0.0

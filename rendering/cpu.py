@@ -180,17 +180,7 @@ def _over_images(count: int, threads: int, work: Callable[[range], None]) -> Non
 
 
 def render_batch(gaussians: Floats, height: int, width: int, threads: int | None = None) -> Floats:
-    """Render sets of Gaussians.
-
-    Args:
-        gaussians: [B, N, 9], canvas units; what cannot be drawn (not finite, no extent) is left out.
-        height: Rows.
-        width: Columns.
-        threads: Images in parallel; None for every usable core.
-
-    Returns:
-        float32 [B, 3, H, W], not clipped.
-    """
+    """Render sets [B, N, 9] as float32 [B, 3, H, W], not clipped; see `arrays.render_batch`."""
     sets = only_drawable(gaussians)
     count, num = sets.shape[:2]
     images = np.empty((count, 3, height, width), np.float32)
@@ -209,15 +199,9 @@ def render_batch(gaussians: Floats, height: int, width: int, threads: int | None
 
 
 def gradient_batch(gaussians: Floats, image_gradient: Floats, threads: int | None = None) -> Floats:
-    """The vector-Jacobian product of `render_batch`.
+    """The vector-Jacobian product of `render_batch`: dL/d(image) [B, 3, H, W] to dL/d(gaussians) [B, N, 9].
 
-    Args:
-        gaussians: [B, N, 9].
-        image_gradient: [B, 3, H, W], dL/d(image).
-        threads: Images in parallel; None for every usable core.
-
-    Returns:
-        float32 [B, N, 9], dL/d(gaussians); 0 for what is not drawn.
+    It is 0 for what is not drawn.
     """
     sets = only_drawable(gaussians)
     count, num = sets.shape[:2]

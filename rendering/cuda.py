@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from ..schemas.errors import GvitError
@@ -27,20 +26,6 @@ __all__ = ["load_kernels", "rasterize_cuda", "render_cuda"]
 
 _TILE = 16
 _NEEDED = "gsplat needs nvcc (the CUDA toolkit, of the version that torch was built with) and a C++ compiler"
-
-
-@contextmanager
-def _one_at_a_time() -> Generator[None]:
-    """Let one process of this machine and user build at a time; the others wait and find it built."""
-    import fcntl  # CUDA machines run Linux; elsewhere this module is not imported
-
-    path = Path(tempfile.gettempdir()) / f"gvit-gsplat-build-{os.getuid()}.lock"
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 @cache
@@ -55,7 +40,8 @@ def load_kernels() -> Any:  # noqa: ANN401
     major, minor = torch.cuda.get_device_capability()
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", f"{major}.{minor}")
     os.environ.setdefault("MAX_JOBS", str(usable_cores()))
-    with _one_at_a_time():
+    lock = Path(tempfile.gettempdir()) / f"gvit-gsplat-build-{os.getuid()}.lock"
+    with FileLock(lock):  # one process of this machine and user builds, the others wait and find it built
         sys.stderr.write("loading gsplat's CUDA kernels (built once per machine, which takes minutes)\n")
         try:
             from gsplat.cuda import _backend, _wrapper

@@ -246,17 +246,7 @@ def build_manifest(
 ) -> Manifest:
     """Return the manifest of the shards that these done marks and row tables describe, in any order.
 
-    Args:
-        gaussians: Gaussians in a set (N).
-        size: side of the fit's canvas in pixels.
-        encoding: a name of ``ENCODINGS``.
-        fit: how the sets were fitted.
-        classes: sorted class names, empty without classes.
-        marks: the done marks.
-        tables: tables of ``ROW_SCHEMA`` that together hold the rows of all shards.
-        name: of the dataset.
-        label_informed: whether labels had a part in the sets.
-        tuning: how, where they had.
+    All else is as in `Manifest`; the tables, of ``ROW_SCHEMA``, hold the rows of all shards together.
 
     Raises:
         DatasetError: what they describe breaks a promise of the manifest.

@@ -16,8 +16,7 @@ from gvit.train.config import RunConfig, TrainConfig
 from gvit.train.data.split import DataConfig
 from gvit.train.guidance.config import GuidanceConfig
 from gvit.train.guidance.movement import Movement
-from gvit.train.guidance.object_masks import ObjectMasks, coverage_inside
-from gvit.train.guidance.source_images import open_sources, rows_of
+from gvit.train.guidance.source_images import ObjectMasks, coverage_inside, open_sources, rows_of
 from gvit.train.model.classifier import ModelConfig
 from gvit.train.ranks import Ranks
 from gvit.train.run.run import train

@@ -37,16 +37,11 @@ def hub_place(url: str) -> tuple[str, str, str | None]:
 def push_to_hub(dst: Path, url: str, plan: Difference, api: Any = None) -> None:  # noqa: ANN401
     """Commit what changed to a dataset repository, which is created where there is none.
 
-    The hub keeps files by content: an upload that was interrupted goes on where it was.
-
-    Args:
-        dst: The folder of the dataset.
-        url: As of `hub_place`.
-        plan: What changed.
-        api: In place of `HfApi`.
+    The hub keeps files by content: an upload that was interrupted goes on where it was. ``api`` stands in for
+    ``HfApi``.
 
     Raises:
-        GvitError: `url` is no dataset of the hub, or the hub refused.
+        GvitError: `url` is no dataset of the hub (see `hub_place`), or the hub refused.
     """
     repository, folder, revision = hub_place(url)
     api = HfApi() if api is None else api

@@ -52,12 +52,7 @@ class Remote:
             DatasetError: the list is damaged.
             GvitError: the place cannot be read.
         """
-        with self._explaining("read"):
-            try:
-                with self.filesystem.open(self._path(SUMS_NAME), "rb") as file:
-                    data = file.read(MAX_SUMS_BYTES + 1)
-            except FileNotFoundError:
-                return {}
+        data = self.read(SUMS_NAME, MAX_SUMS_BYTES + 1) or b""
         if len(data) > MAX_SUMS_BYTES:
             raise DatasetError(f"{self.url}/{SUMS_NAME} is too large to be the checksums of a dataset")
         return parse_checksums(data, f"{self.url}/{SUMS_NAME}")
@@ -66,15 +61,15 @@ class Remote:
         """Replace the list of files that are there in full."""
         self.write(SUMS_NAME, dump_checksums(sums))
 
-    def read(self, name: str) -> bytes | None:
-        """Return the content of a small file, None where there is none.
+    def read(self, name: str, most: int | None = None) -> bytes | None:
+        """Return the content of a small file, or so many bytes of it; None where there is none.
 
         Raises:
             GvitError: the place cannot be read.
         """
         with self._explaining("read"):
             try:
-                return self.filesystem.cat_file(self._path(name))
+                return self.filesystem.cat_file(self._path(name), end=most)
             except FileNotFoundError:
                 return None
 

@@ -39,10 +39,10 @@ def random_color_change(
     Args:
         pivot: gray that contrast keeps, ``[B]``.
         chance: uniform in 0..1, ``[B, COLOR_DRAWS]``.
-        brightness: factor from 1 - this to 1 + this.
-        contrast: the same.
-        saturation: the same.
-        hue: largest turn either way in parts of a full turn.
+        brightness: as of ``AugmentConfig``, and so the others.
+        contrast: factor about the pivot.
+        saturation: factor about each Gaussian's gray.
+        hue: largest turn.
     """
     light, spread, color, turn = (chance * 2 - 1).unbind(dim=1)
     light, spread, color = 1 + light * brightness, 1 + spread * contrast, 1 + color * saturation

@@ -116,12 +116,7 @@ def center_view(aspect: Tensor, *, fraction: float, whole: bool) -> AffineMap:
 def small_affine(chance: Tensor, *, rotate: float, translate: float, zoom: float, shear: float) -> AffineMap:
     """Return random maps about the centre: shear along x, then zoom and rotation, then shift.
 
-    Args:
-        chance: uniform in 0..1, ``[B, AFFINE_DRAWS]``.
-        rotate: largest angle either way in degrees.
-        translate: largest shift either way in parts of the canvas's side.
-        zoom: scale from 1 / (1 + zoom) to 1 + zoom, its logarithm uniform.
-        shear: largest angle either way in degrees.
+    Bounds are those of ``AugmentConfig``; ``chance`` is uniform in 0..1, ``[B, AFFINE_DRAWS]``.
     """
     angle, slant, size, x0, y0 = (chance * 2 - 1).unbind(dim=1)
     angle, slope = angle * math.radians(rotate), torch.tan(slant * math.radians(shear))

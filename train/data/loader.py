@@ -271,13 +271,10 @@ class _Buffer:
 
 
 def open_sets(dataset: Dataset, cache: CacheKind, *, ranks: int = 1) -> MemorySets | MappedSets:
-    """Open the sets of a dataset for reading in random order.
+    """Open the sets of a dataset for reading in random order; arguments as of ``SetLoader``.
 
-    Args:
-        dataset: the dataset, or a split of it.
-        cache: "memory", "mmap", or "auto": in memory where ``ranks`` copies take at most a quarter of what is
-            free.
-        ranks: processes of this machine that do the same at once.
+    "auto" holds them in memory where the copies of all ``ranks`` of this machine take at most a quarter of
+    what is free.
 
     Raises:
         GvitError: another ``cache``.

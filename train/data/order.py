@@ -22,16 +22,9 @@ def epoch_order(seed: int, epoch: int, n: int) -> Indices:
 
 
 def partners_of(seed: int, epoch: int, samples: Indices, n: int) -> Indices:
-    """Return the sample of the dataset that each one is mixed with, never itself where n > 1.
+    """Return the sample of the n in a dataset that each of ``samples``, int64 ``[B]``, is mixed with.
 
-    Args:
-        seed: of the run.
-        epoch: of the run.
-        samples: int64 ``[B]``, 0 to n - 1.
-        n: samples in the dataset, at least 1.
-
-    Returns:
-        int64 ``[B]``, each of the other n - 1 equally likely, whatever the batch.
+    It is never the sample itself where n > 1, and each of the others equally likely, whatever the batch.
     """
     words = hashes(seed, epoch, torch.from_numpy(samples), "partner").squeeze(1).numpy().view(np.uint64)
     steps = 1 + (words % np.uint64(max(n - 1, 1))).astype(np.int64)
@@ -50,14 +43,8 @@ def training_batches(
 
     A step takes the next global batch of ``world_size * batch_size`` places; the ranks share it in equal,
     consecutive parts. What is left at the end is dropped, so that all ranks take as many steps. The same
-    global batch on another number of ranks is the same steps.
-
-    Args:
-        n: samples in the dataset.
-        batch_size: per rank.
-        rank: 0 to world_size - 1.
-        world_size: number of ranks.
-        samples_seen: places of the order that all ranks together are through with, 0 to n.
+    global batch on another number of ranks is the same steps. ``samples_seen`` places, 0 to n, all ranks
+    together are through with.
     """
     for step in range(training_steps(n, batch_size, world_size, samples_seen=samples_seen)):
         start = samples_seen + (step * world_size + rank) * batch_size

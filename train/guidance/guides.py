@@ -23,10 +23,9 @@ from ...schemas.gaussians import min_scale
 from ..data.keyed_random import uniform
 from ..model.motion import move
 from .movement import Movement
-from .object_masks import ObjectMasks
 from .reconstruction import Reconstruction
 from .shared_tensor import MoveStore
-from .source_images import SourceImages
+from .source_images import ObjectMasks, SourceImages
 
 if TYPE_CHECKING:
     from ...dataset.reader import Dataset
@@ -286,14 +285,8 @@ def build_guide(
 ) -> Guide:
     """Return what guides the training on a dataset.
 
-    Args:
-        config: What to do.
-        dataset: The sets that are trained on.
-        model: With a refiner for "refine", without one for "direct"; on its device.
-        sources: Images to reconstruct, the stored sets where there are none; masks to count with.
-        seed: Of the run.
-        run: Folder of the run, for what ranks share.
-        ranks: Who trains together.
+    The model is on its device, with a refiner for "refine" and without one for "direct". Images are
+    reconstructed where ``sources`` has them, else the stored sets.
 
     Raises:
         GvitError: Config, images and dataset do not go together.

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .object_masks import coverage_inside
+from .source_images import coverage_inside
 
 if TYPE_CHECKING:
     from ..ranks import Ranks
-    from .object_masks import ObjectMasks
     from .reconstruction import Reconstruction, Rendered
+    from .source_images import ObjectMasks
 
 __all__ = ["GROUPS", "Movement", "MovementReport"]
 

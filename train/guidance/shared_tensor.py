@@ -74,19 +74,13 @@ def _take_room(file: int, size: int) -> None:
 
 
 class MoveStore:
-    """Moves float16 ``[n, N, 9]`` in -1..1, all 0 at first.
+    """Moves float16 ``[n, N, 9]`` in -1..1, all 0 at first, of n sets of N Gaussians, shared by the ranks.
 
     A sample belongs to one rank in a step, so nobody writes where others do. What is to last is in the
     checkpoints.
 
-    Args:
-        run: Folder of the run.
-        samples: Number of sets, n.
-        gaussians: Gaussians in a set, N.
-        ranks: Who shares it; on one machine.
-
     Raises:
-        GvitError: There is no room.
+        GvitError: There is no room, or the ranks run on several machines.
     """
 
     def __init__(self, run: Path, samples: int, gaussians: int, ranks: Ranks) -> None:

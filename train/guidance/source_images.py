@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from ...images.originals import Masks, Originals
 from ...schemas.errors import GvitError
@@ -29,8 +32,10 @@ if TYPE_CHECKING:
 __all__ = [
     "FindMask",
     "FindPixels",
+    "ObjectMasks",
     "SourceImages",
     "Sources",
+    "coverage_inside",
     "open_sources",
     "read_all",
     "rows_of",
@@ -130,14 +135,7 @@ def read_all(
     """Read something for each set of a dataset once, before training begins.
 
     The ranks share the work: one that did it alone would keep the others waiting longer than they are ready
-    to.
-
-    Args:
-        dataset: The sets.
-        read: Gives uint8 of a shape for a row; None leaves zeros.
-        shape: Of what is read for a row.
-        path: Of a file that exists only meanwhile; see ``shared_tensor``.
-        ranks: Who shares it; on one machine.
+    to. ``read`` gives uint8 of a shape for a row, or None for zeros; of ``path`` see ``shared_tensor``.
 
     Returns:
         uint8 ``[n, *shape]``, the same memory on all ranks.
@@ -167,3 +165,60 @@ def shrink(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
     if pixels.shape[0] == side:
         return pixels
     return np.array(Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX))
+
+
+_CENTRE, _BESIDE = 1 / 3, 1 / 6
+"""Weights of the unscented transform's points (Julier and Uhlmann 1997, kappa = 1): the centre, and sqrt(3)
+standard deviations either way along each axis."""
+
+
+class ObjectMasks:
+    """Masks uint8 ``[n, R, R]``, in the order of a dataset's sets; all 0 where there is none.
+
+    Arguments as of ``SourceImages``, but that ``find`` may return None.
+
+    Raises:
+        GvitError: A mask is damaged, or there is not one.
+    """
+
+    def __init__(self, dataset: Dataset, find: FindMask, side: int, run: Path, ranks: Ranks) -> None:
+        def read(row: Row) -> Tensor | None:
+            mask = find(row)
+            return None if mask is None else torch.from_numpy(shrink(mask, side))
+
+        self._all = read_all(dataset, read, (side, side), run / ".masks", ranks)
+        if not self._all.any():
+            raise GvitError(
+                "no image of the dataset has a mask with an object in it: guidance.masks is a folder with a "
+                "PNG at the path of each image"
+            )
+
+    def __call__(self, samples: Tensor, device: torch.device) -> Tensor:
+        """Return masks float32 ``[b, R, R]`` in 0..1 of samples int64 ``[b]`` (on the host) on a device."""
+        return self._all[samples].to(device).float() / 255.0
+
+
+def coverage_inside(gaussians: Tensor, masks: Tensor) -> Tensor:
+    """Return what part of the coverage of sets lies on the object.
+
+    Coverage is a Gaussian's integral, opacity x 2 pi sx sy, as far as it lies on the canvas; what others hide
+    counts too. It is integrated over the mask with five points.
+
+    Args:
+        gaussians: float32 ``[b, N, 9]`` in canvas units.
+        masks: ``[b, R, R]``, 1 where the object is, 0 elsewhere.
+
+    Returns:
+        ``[b]``, 0..1.
+    """
+    x, y, sx, sy, theta = gaussians[..., :5].unbind(-1)
+    along = torch.stack([sx * theta.cos(), sx * theta.sin()], dim=-1) * math.sqrt(3.0)
+    across = torch.stack([-sy * theta.sin(), sy * theta.cos()], dim=-1) * math.sqrt(3.0)
+    centre = torch.stack([x, y], dim=-1)
+    points = torch.stack([centre, centre + along, centre - along, centre + across, centre - across], dim=2)
+    layers = torch.stack([masks, torch.ones_like(masks)], dim=1)
+    found = grid_sample(layers, points.to(masks), align_corners=False)  # [b, 2, N, 5]
+    weights = found.new_tensor([_CENTRE, *[_BESIDE] * 4])
+    mass = (gaussians[..., 8] * sx * sy)[:, None] * (found * weights).sum(dim=-1)
+    inside, whole = mass.sum(dim=-1).unbind(dim=1)
+    return inside / whole.clamp_min(torch.finfo(whole.dtype).tiny)

@@ -109,14 +109,14 @@ def build_model(
     refiner: RefinerConfig | None = None,
     min_scale: float = 0.0,
 ) -> SetClassifier:
-    """Build a classifier with fresh weights that depend on the seed alone; a refiner changes no others.
+    """Build a classifier of K classes with fresh weights that depend on the seed alone.
 
     Args:
         config: Which Vision Transformer.
-        classes: Number of classes K, at least 1.
+        classes: K, at least 1.
         statistics: Mean and deviation from ``measure_statistics``.
         seed: Of the weights.
-        refiner: Which network moves the sets first; None for none.
+        refiner: Which network moves the sets first, without any change of the other weights; None for none.
         min_scale: Least standard deviation that it leaves, canvas units.
 
     Raises:

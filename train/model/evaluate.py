@@ -85,14 +85,7 @@ def classifier_of(model: SetClassifier, precision: torch.dtype, view: AugmentCon
 
 
 def evaluate(classify: Classify, loader: SetLoader, classes: int, ranks: Ranks) -> Evaluation:
-    """Evaluate on all that a loader gives this rank, and sum up over the ranks.
-
-    Args:
-        classify: From sets to logits.
-        loader: With ``shuffle=False``.
-        classes: Number of classes.
-        ranks: The processes that share the loader's samples.
-    """
+    """Evaluate on all that a loader (with ``shuffle=False``) gives this rank, and sum up over the ranks."""
     sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
     confusion = torch.zeros(classes * classes, dtype=torch.int64, device=ranks.device)
     predicted: list[Tensor] = []

@@ -196,12 +196,8 @@ def write_tuned(sets: TunedSets, out: Path) -> Manifest:
 
     Shards, keys and labels stay; the PSNR of each set is measured anew against its image.
 
-    Args:
-        sets: What to write.
-        out: A folder that does not exist yet, or is empty.
-
     Raises:
-        GvitError: An image is missing or another one, or `out` cannot be written.
+        GvitError: An image is missing or another one, or `out` is not new or empty, or cannot be written.
     """
 
     def change(

@@ -77,11 +77,7 @@ class TrainedModel:
 
 
 def load_model(path: Path, device: torch.device) -> TrainedModel:
-    """Load the model of a checkpoint, or the last of a run.
-
-    Args:
-        path: Folder of a checkpoint, of a run, or of a model that was made to be shared.
-        device: Where to.
+    """Load the model of a checkpoint, of the last of a run, or one that was made to be shared, onto a device.
 
     Raises:
         GvitError: There is none, or it is damaged.
