@@ -13,9 +13,9 @@ import typer
 from .output import EXIT_FAILURES, Json, tell
 
 if TYPE_CHECKING:
+    from ..dataset.export import Written
     from ..dataset.reader import Dataset
     from ..dataset.remote.transfer import Transfer
-    from ..dataset.selection import Selection
     from ..dataset.verify import Verification
 
 __all__ = ["card_command", "export_command", "pull_command", "push_command", "verify_command"]
@@ -85,8 +85,11 @@ def export_command(
     samples: a classic WebDataset, members per image. zarr, webdataset: a dataset with its sets in Zarr arrays
     or in tar files. images: renderings as split/class/name.png. OUT appears in full or not at all.
     """
+    from rich.console import Console
+
     from ..dataset.reader import open_dataset
-    from ..dataset.selection import Selection
+    from ..dataset.selection import Selection, select
+    from ..pictures.progress import showing
 
     _check_form(form)
     dataset = open_dataset(destination)
@@ -97,7 +100,9 @@ def export_command(
         min_psnr=min_psnr,
         max_images=max_images,
     )
-    images = _export(dataset, output, form, selection, size, true_aspect=true_aspect)
+    chosen = select(dataset, selection)
+    with showing(f"export {destination}", len(chosen), Console(stderr=True), "images") as written:
+        images = _export(chosen, output, form, written, size, true_aspect=true_aspect)
     facts = {"output": str(output), "to": form, "images": images}
     tell(f"{output}: {images} images as {form}", facts, as_json=as_json)
 
@@ -110,22 +115,21 @@ def _check_form(form: str) -> None:
 
 
 def _export(
-    dataset: Dataset, output: Path, form: str, selection: Selection, size: int | None, *, true_aspect: bool
+    dataset: Dataset, output: Path, form: str, written: Written, size: int | None, *, true_aspect: bool
 ) -> int:
     from ..dataset.export import export_samples, export_webdataset, export_zarr
 
     if form == "images":
         from ..pictures.image_folder import Canvas, export_images
 
-        return export_images(
-            dataset, output, selection, Canvas(size or dataset.manifest.size, true_aspect=true_aspect)
-        )
+        canvas = Canvas(size or dataset.manifest.size, true_aspect=true_aspect)
+        return export_images(dataset, output, canvas, written=written)
     if form == "samples":
-        return export_samples(dataset, output, selection)
+        return export_samples(dataset, output, written=written)
     from ..dataset.card import dataset_card
 
     write = export_zarr if form == "zarr" else export_webdataset
-    return write(dataset, output, selection, dataset_card)
+    return write(dataset, output, dataset_card, written=written)
 
 
 def _class_names(given: list[str] | None, known: tuple[str, ...]) -> frozenset[str] | None:
@@ -265,11 +269,11 @@ def push_command(destination: Destination, url: Url, dry_run: DryRun = False, as
     from rich.console import Console
 
     from ..dataset.remote.transfer import push
-    from ..pictures.progress import showing_bytes
+    from ..pictures.progress import showing
 
     plan = push(destination, url, dry_run=True)
     if not dry_run:
-        with showing_bytes(f"push {destination}", plan.bytes, Console(stderr=True)) as moved:
+        with showing(f"push {destination}", plan.bytes, Console(stderr=True), "MB", 1e6) as moved:
             push(destination, url, moved=moved)
     _tell_transfer(plan, url, dry_run=dry_run, as_json=as_json)
 
@@ -282,11 +286,11 @@ def pull_command(url: Url, destination: Destination, dry_run: DryRun = False, as
     from rich.console import Console
 
     from ..dataset.remote.transfer import pull
-    from ..pictures.progress import showing_bytes
+    from ..pictures.progress import showing
 
     plan = pull(url, destination, dry_run=True)
     if not dry_run:
-        with showing_bytes(f"pull {url}", plan.bytes, Console(stderr=True)) as moved:
+        with showing(f"pull {url}", plan.bytes, Console(stderr=True), "MB", 1e6) as moved:
             pull(url, destination, moved=moved)
     _tell_transfer(plan, str(destination), dry_run=dry_run, as_json=as_json)
 

@@ -32,6 +32,7 @@ __all__ = [
     "commit_shard",
     "flush_file",
     "flush_folder",
+    "ignore",
     "require_lease",
     "sweep_temporaries",
     "write_manifest",
@@ -137,6 +138,10 @@ def _temporary(path: Path, attempt: str) -> Generator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def ignore(_count: int) -> None:
+    """Be told a number and do nothing."""
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..schemas.checksums import CARD_NAME, CLASS_NAMES_NAME
+from ..schemas.checksums import CARD_NAME, CLASS_NAMES_NAME, PRIVATE
 from ..schemas.encoding import ENCODINGS, decode
 from ..schemas.errors import GvitError
 from ..schemas.rows import Row, rows_to_table, table_to_rows
 from ..schemas.shards import BlockArrays
 from .class_names import dump_class_names, read_class_names
-from .commit import commit_shard, write_manifest
+from .commit import commit_shard, ignore, write_manifest
 from .reader import Dataset, open_shards
-from .selection import Selection, select
+from .selection import require_sets
 
 if TYPE_CHECKING:
     from ..schemas.manifest import Manifest
@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 SAMPLES_PER_TAR = 4096
+
+Written = Callable[[int], None]
 
 
 def check_unused(out: Path) -> None:
@@ -80,31 +82,33 @@ def appearing(out: Path) -> Generator[Path]:
 
 
 def export_webdataset(
-    dataset: Dataset, out: Path, selection: Selection, card: Callable[[Dataset], str]
+    dataset: Dataset, out: Path, card: Callable[[Dataset], str], *, written: Written = ignore
 ) -> int:
-    """Write the chosen sets as a dataset of tar files, and return their number.
+    """Write a dataset, or a part of one, as a dataset of tar files, and return the number of sets.
 
     A whole dataset comes out byte by byte as it was encoded, whichever form it is read from. Of a part, rows
     of failed inputs are left out, classes and the names of shards and blocks stay.
 
     Args:
-        dataset: What to read.
+        dataset: What to write.
         out: A folder that does not exist yet, or is empty.
-        selection: What to choose.
         card: Writes the dataset card, given the new dataset.
+        written: Told how many sets more are written, now and then.
 
     Raises:
-        GvitError: Nothing is chosen, or `out` cannot be written.
+        GvitError: `out` cannot be written.
         DatasetError: The dataset is damaged.
     """
     with appearing(out) as folder:
-        manifest = _write_shards(dataset, folder, selection)
+        manifest = write_shards(dataset, folder, written=written)
         _finish(dataset, folder, manifest, card)
     return manifest.images
 
 
-def export_zarr(dataset: Dataset, out: Path, selection: Selection, card: Callable[[Dataset], str]) -> int:
-    """Write the chosen sets as a dataset with its sets in `gaussians.zarr` alone.
+def export_zarr(
+    dataset: Dataset, out: Path, card: Callable[[Dataset], str], *, written: Written = ignore
+) -> int:
+    """Write a dataset, or a part of one, as a dataset with its sets in `gaussians.zarr` alone.
 
     Arguments, result and errors as of `export_webdataset`. The tar files are written first and removed
     at the end, so that twice the space is needed.
@@ -112,11 +116,11 @@ def export_zarr(dataset: Dataset, out: Path, selection: Selection, card: Callabl
     from .zarr.writer import convert_to_zarr  # takes half a second to import
 
     with appearing(out) as folder:
-        manifest = _write_shards(dataset, folder, selection)
+        manifest = write_shards(dataset, folder, written=written)
         convert_to_zarr(open_shards(folder, manifest), folder)
         for shard in manifest.shards:
             (folder / f"{shard.name}.tar").unlink()
-        (folder / ".gvit").rmdir()
+        (folder / PRIVATE).rmdir()
         _finish(dataset, folder, manifest, card)
     return manifest.images
 
@@ -129,34 +133,28 @@ def _finish(dataset: Dataset, folder: Path, manifest: Manifest, card: Callable[[
     write_manifest(folder, manifest)
 
 
-def _write_shards(dataset: Dataset, folder: Path, selection: Selection) -> Manifest:
-    if selection.is_everything:
-        return write_shards(dataset, folder, with_failed=True)
-    return write_shards(dataset.select(select(dataset, selection)), folder)
-
-
 # ---------------------------------------------------------------- a member per image
 
 
-def export_samples(dataset: Dataset, out: Path, selection: Selection) -> int:
-    """Write the chosen sets as a classic WebDataset, members per image, and return their number.
+def export_samples(dataset: Dataset, out: Path, *, written: Written = ignore) -> int:
+    """Write a dataset, or a part of one, as a classic WebDataset, members per image; return their number.
 
     The files are `<split>-NNNNNN.tar`; an image is three members: `<key>.gaussians.npy` `[N, 9]` (of the
     storage type where that is a float, else float32), `<key>.cls`, the label (left out without classes), and
-    `<key>.json`, its row. Arguments and errors as of `export_webdataset`.
+    `<key>.json`, its row. Arguments and errors as of `export_webdataset`; there must be any sets.
     """
-    indices = select(dataset, selection)
+    require_sets(dataset, len(dataset))
     rows = table_to_rows(dataset.set_rows)
     with appearing(out) as folder:
-        for split in sorted({rows[i].split for i in indices}):
-            mine = [i for i in indices.tolist() if rows[i].split == split]
+        for split in sorted({row.split for row in rows}):
+            mine = [i for i, row in enumerate(rows) if row.split == split]
             for number, begin in enumerate(range(0, len(mine), SAMPLES_PER_TAR)):
                 part = mine[begin : begin + SAMPLES_PER_TAR]
-                with tarfile.open(
-                    folder / f"{split}-{number:06d}.tar", "w", format=tarfile.GNU_FORMAT
-                ) as tar:
+                path = folder / f"{split}-{number:06d}.tar"
+                with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
                     _write_samples(tar, dataset, part, [rows[i] for i in part])
-    return len(indices)
+                written(len(part))
+    return len(rows)
 
 
 def _write_samples(tar: tarfile.TarFile, dataset: Dataset, indices: list[int], rows: list[Row]) -> None:
@@ -189,17 +187,18 @@ Change = Callable[[Sets, npt.NDArray[np.int64], Sequence[Row]], tuple[Sets, Sequ
 
 
 def write_shards(
-    dataset: Dataset, folder: Path, *, with_failed: bool = False, change: Change | None = None
+    dataset: Dataset, folder: Path, *, change: Change | None = None, written: Written = ignore
 ) -> Manifest:
     """Write the shards of a dataset into a folder, and return the manifest of what was written.
 
-    Shards and blocks keep their names; those of which nothing is in the part are left out.
+    Shards and blocks keep their names; those of which nothing is in the part are left out. Rows of inputs
+    that failed stay where the dataset is whole and its sets are not changed.
 
     Args:
         dataset: A dataset or a part of it.
         folder: Where to.
-        with_failed: Keep the rows of inputs that failed; only of a whole dataset.
         change: Of the sets of each block, before they are written.
+        written: As of `export_webdataset`.
 
     Raises:
         DatasetError: The dataset is damaged.
@@ -211,7 +210,7 @@ def write_shards(
         parts = list(_blocks_of(shard, places, change))
         kept = [row for _, rows in parts for row in rows]
         rows = [replace(row, row=number) for number, row in enumerate(kept)]
-        if with_failed:
+        if dataset.is_whole and change is None:
             rows = table_to_rows(shard.table)
         if rows:
             marks.append(
@@ -226,6 +225,7 @@ def write_shards(
                 )
             )
             tables.append(rows_to_table(rows))
+            written(len(kept))
     return dataset.manifest.of_shards(marks, tables)
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..schemas.checksums import ZARR_NAME
+from ..schemas.checksums import PRIVATE, ZARR_NAME
 from ..schemas.encoding import ENCODINGS, decode
 from ..schemas.errors import DatasetError, GvitError
 from ..schemas.gaussians import NUM_FIELDS
@@ -101,7 +101,7 @@ def _require_complete(dst: Path) -> None:
         raise DatasetError(f"{dst} is not a folder: give the folder that gvit encode wrote")
     if (dst / MANIFEST_NAME).exists():
         return
-    if (dst / ".gvit").exists() or any(dst.glob("shard-*")):
+    if (dst / PRIVATE).exists() or any(dst.glob("shard-*")):
         raise DatasetError(
             f"{dst} is not complete: run gvit encode again with the same arguments to finish it"
         )
@@ -153,6 +153,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is no part of a dataset."""
+        return self._split is None and self._chosen is None
 
     def by_shard(self) -> Iterator[tuple[Shard, npt.NDArray[np.int64]]]:
         """Yield each shard with the index in this part of each of its sets, -1 of those not in it."""

@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import numpy.typing as npt
 
 from ..schemas.errors import GvitError
 from ..schemas.limits import Range, check_limits
@@ -16,7 +15,7 @@ from ..schemas.limits import Range, check_limits
 if TYPE_CHECKING:
     from .reader import Dataset
 
-__all__ = ["Selection", "select"]
+__all__ = ["Selection", "require_sets", "select"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +39,15 @@ class Selection:
     def __post_init__(self) -> None:
         check_limits(self)
 
-    @property
-    def is_everything(self) -> bool:
-        """Whether this chooses a whole dataset, the rows of its failed inputs too."""
-        return self == Selection()
 
-
-def select(dataset: Dataset, selection: Selection) -> npt.NDArray[np.int64]:
-    """Return the indices of the chosen sets, int64 `[n]` in order, n at least 1.
+def select(dataset: Dataset, selection: Selection) -> Dataset:
+    """Return the chosen sets, at least one, in their order; the dataset itself where nothing is left out.
 
     Raises:
         GvitError: A split, a class or a key is not in the dataset, or nothing is chosen.
     """
+    if selection == Selection():
+        return dataset
     manifest = dataset.manifest
     _require_known("split", selection.splits, list(manifest.splits))
     _require_known("class", selection.classes, list(manifest.classes))
@@ -69,11 +65,20 @@ def select(dataset: Dataset, selection: Selection) -> npt.NDArray[np.int64]:
     if selection.min_psnr is not None:
         chosen &= dataset.psnr >= selection.min_psnr
     indices = np.flatnonzero(chosen)
-    if not len(indices):
-        raise GvitError(f"no image of {dataset.path} is chosen; ask for more")
+    require_sets(dataset, len(indices))
     if selection.max_images is not None and selection.max_images < len(indices):
         indices = indices[np.linspace(0, len(indices) - 1, selection.max_images).round().astype(np.int64)]
-    return indices
+    return dataset.select(indices)
+
+
+def require_sets(dataset: Dataset, chosen: int) -> None:
+    """Make sure that of a dataset any sets are chosen.
+
+    Raises:
+        GvitError: None is.
+    """
+    if not chosen:
+        raise GvitError(f"no image of {dataset.path} is chosen; ask for more")
 
 
 def _require_known(kind: str, wanted: frozenset[str] | None, known: list[str]) -> None:

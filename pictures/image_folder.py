@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..dataset.export import appearing
-from ..dataset.selection import Selection, select
+from ..dataset.commit import ignore
+from ..dataset.export import Written, appearing
+from ..dataset.selection import require_sets
 from ..rendering.arrays import render_numpy
 from ..schemas.errors import GvitError
 from ..schemas.limits import Range, check_limits
@@ -52,27 +53,27 @@ class Canvas:
         return max(1, round(row.height * scale)), max(1, round(row.width * scale))
 
 
-def export_images(dataset: Dataset, out: Path, selection: Selection, canvas: Canvas) -> int:
-    """Render the chosen sets into `out/<split>/<class>/<name>.png`, and return their number.
+def export_images(dataset: Dataset, out: Path, canvas: Canvas, *, written: Written = ignore) -> int:
+    """Render a dataset, or a part of one, into `out/<split>/<class>/<name>.png`; return the number of sets.
+
+    `written` is told how many more are, now and then.
 
     Raises:
-        GvitError: Nothing is chosen, the sets hold squares cut out of their images while the true aspect is
+        GvitError: There are no sets, they hold squares cut out of their images while the true aspect is
             asked for, or `out` cannot be written.
         DatasetError: The dataset is damaged.
     """
     if canvas.true_aspect and dataset.manifest.fit.crop != "none":
         raise GvitError("these sets hold centred squares, not whole images; leave the true aspect out")
-    indices = select(dataset, selection)
-    rows = table_to_rows(dataset.set_rows.take(indices))
+    require_sets(dataset, len(dataset))
+    rows = table_to_rows(dataset.set_rows)
+    paths = image_paths(rows)
     with appearing(out) as folder:
-        for path, begin in zip(_batches(image_paths(rows)), range(0, len(rows), _BATCH), strict=True):
-            sets = dataset.gaussians(indices[begin : begin + _BATCH])
-            _write(folder, path, rows[begin : begin + _BATCH], sets, canvas, dataset.manifest.size)
+        for begin in range(0, len(rows), _BATCH):
+            part = slice(begin, begin + _BATCH)
+            _write(folder, paths[part], rows[part], dataset.gaussians(part), canvas, dataset.manifest.size)
+            written(len(rows[part]))
     return len(rows)
-
-
-def _batches(paths: list[str]) -> list[list[str]]:
-    return [paths[begin : begin + _BATCH] for begin in range(0, len(paths), _BATCH)]
 
 
 def _write(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-__all__ = ["INTERVAL_SECONDS", "Display", "Pace", "plain_duration", "showing_bytes"]
+__all__ = ["INTERVAL_SECONDS", "Display", "Pace", "plain_duration", "showing"]
 
 INTERVAL_SECONDS = 10.0
 """How often work that is not on a terminal prints a line."""
@@ -129,18 +129,24 @@ class Display:
 
 
 @contextmanager
-def showing_bytes(name: str, total: int, console: Console) -> Generator[Callable[[int], None]]:
-    """Show bytes that are moved; yields what is to be called with the number of them after each piece."""
+def showing(
+    name: str, total: int, console: Console, unit: str, per: float = 1
+) -> Generator[Callable[[int], None]]:
+    """Show how much is done, in units of so many; yields what is to be told how much more is."""
     pace, done = Pace(), 0
     pace.note(0)
+
+    def shown(amount: float) -> str:
+        return f"{amount / per:.0f}" if per == 1 else f"{amount / per:.1f}"
+
     with Display(name, total, console) as display:
 
-        def moved(count: int) -> None:
+        def add(count: int) -> None:
             nonlocal done
             done += count
             pace.note(done)
             left = pace.seconds_for(total - done)
-            eta = "" if left is None else f", {pace.rate / 1e6:.1f} MB/s, {plain_duration(left)} to go"
-            display.show(done, f"{done / 1e6:.1f} of {total / 1e6:.1f} MB{eta}")
+            eta = "" if left is None else f", {pace.rate / per:.1f} {unit}/s, {plain_duration(left)} to go"
+            display.show(done, f"{shown(done)} of {shown(total)} {unit}{eta}")
 
-        yield moved
+        yield add

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from msgspec import Meta
 
+from ..schemas.checksums import PRIVATE
 from ..schemas.documents import Count, from_json
 from ..schemas.errors import DatasetError
-from .place.place import PRIVATE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..pictures.progress import Pace, plain_duration
+from ..schemas.checksums import PRIVATE
 from ..schemas.documents import Count, from_json, to_json
 from ..schemas.errors import DatasetError, GvitError
 from ..schemas.manifest import MANIFEST_NAME, parse_manifest
 from .place.lease import Holder, live_holder
 from .place.open import open_place
-from .place.place import PRIVATE
 from .place.run_state import read_state
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from .manifest import MANIFEST_NAME, Manifest, read_done_mark
 __all__ = [
     "CARD_NAME",
     "CLASS_NAMES_NAME",
+    "PRIVATE",
     "SHEET_NAME",
     "SUMS_NAME",
     "ZARR_NAME",
@@ -36,6 +37,8 @@ CARD_NAME = "README.md"
 CLASS_NAMES_NAME = "class-names.json"
 SHEET_NAME = "contact-sheet.png"
 ZARR_NAME = "gaussians.zarr"
+PRIVATE = ".gvit"
+"""The folder beside them for what is no part of a dataset."""
 
 _FILE = re.compile(
     r"dataset\.json|README\.md|contact-sheet\.png|class-names\.json|shard-[0-9]{6}\.(?:tar|parquet|json)"

@@ -15,7 +15,6 @@ from gvit.commands.app import app
 from gvit.dataset.card import About, dataset_card
 from gvit.dataset.export import export_zarr
 from gvit.dataset.reader import open_dataset
-from gvit.dataset.selection import Selection
 from gvit.dataset.verify import verify
 from gvit.schemas import ENCODINGS
 
@@ -69,7 +68,7 @@ def test_every_program_of_a_card_runs_in_the_folder_of_the_dataset(tmp_path, mon
     small.write_small(tmp_path / "tars", encoding=encoding)
     folder = tmp_path / "tars"
     if form == "zarr":
-        export_zarr(open_dataset(folder), folder := tmp_path / "zarr", Selection(), dataset_card)
+        export_zarr(open_dataset(folder), folder := tmp_path / "zarr", dataset_card)
     monkeypatch.chdir(folder)
     columns = ENCODINGS[encoding].columns
     programs = PROGRAM.findall(dataset_card(open_dataset(folder)))

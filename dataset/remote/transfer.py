@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...schemas.checksums import (
+    PRIVATE,
     SUMS_NAME,
     dump_checksums,
     files_of,
@@ -23,7 +24,7 @@ from ...schemas.checksums import (
 )
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.manifest import MANIFEST_NAME, read_manifest
-from ..commit import atomic_write, flush_file
+from ..commit import atomic_write, flush_file, ignore
 from .remote import Difference, Remote, open_remote
 
 __all__ = ["Transfer", "difference", "pull", "push"]
@@ -53,14 +54,10 @@ def difference(wanted: Mapping[str, str], there: Mapping[str, str]) -> Differenc
     )
 
 
-def _ignore(_bytes: int) -> None:
-    return None
-
-
 # ---------------------------------------------------------------- to a place
 
 
-def push(dst: Path, url: str, *, dry_run: bool = False, moved: Callable[[int], None] = _ignore) -> Transfer:
+def push(dst: Path, url: str, *, dry_run: bool = False, moved: Callable[[int], None] = ignore) -> Transfer:
     """Copy a dataset to a place; call it again to go on after a stop.
 
     Args:
@@ -160,7 +157,7 @@ def _at_once(action: Callable[[str], None], names: Iterable[str]) -> None:
 # ---------------------------------------------------------------- from a place
 
 
-def pull(url: str, dst: Path, *, dry_run: bool = False, moved: Callable[[int], None] = _ignore) -> Transfer:
+def pull(url: str, dst: Path, *, dry_run: bool = False, moved: Callable[[int], None] = ignore) -> Transfer:
     """Copy a dataset from a place into a folder; call it again to go on after a stop.
 
     What is in the folder already is compared by checksum and not copied again; files of a dataset that the
@@ -194,7 +191,7 @@ def _require_ours(dst: Path) -> None:
     """Check that nothing is lost when the dataset in a folder is replaced."""
     if dst.exists() and not dst.is_dir():
         raise GvitError(f"{dst} is not a folder; choose another")
-    if (dst / ".gvit" / "run.json").exists():
+    if (dst / PRIVATE / "run.json").exists():
         raise GvitError(f"{dst} is where gvit encode works; pull into another folder")
     others = [path.name for path in dst.glob("*") if not _belongs(path)] if dst.exists() else []
     if others:
@@ -224,7 +221,7 @@ class _Download:
         self, remote: Remote, dst: Path, sums: Mapping[str, str], moved: Callable[[int], None]
     ) -> None:
         self._remote, self._dst, self._sums, self._moved = remote, dst, sums, moved
-        self._parts = dst / ".gvit" / "pull"
+        self._parts = dst / PRIVATE / "pull"
 
     def run(self, plan: Difference) -> None:
         """Copy everything, `dataset.json` last; until then the folder holds no dataset."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from ...schemas.checksums import ZARR_NAME
+from ...schemas.checksums import PRIVATE, ZARR_NAME
 from ...schemas.errors import DatasetError
 from ..commit import flush_file, flush_folder
 from .arrays import METADATA, OBJECT_ROWS, group_metadata
@@ -48,7 +48,7 @@ def convert_to_zarr(dataset: Dataset, dst: Path) -> None:
         DatasetError: the dataset is damaged.
         OSError: it could not be written.
     """
-    made = dst / ".gvit" / f"{ZARR_NAME}.tmp"
+    made = dst / PRIVATE / f"{ZARR_NAME}.tmp"
     shutil.rmtree(made, ignore_errors=True)
     _write(dataset, made)
     _flush(made)

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...fitting.config import FIT_VERSION, resolve_device
+from ...schemas.checksums import PRIVATE
 from ...schemas.documents import Count, Integer, from_json, to_json
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.version import __version__
-from ..place.place import PRIVATE
 from ..progress import Progress
 from ..worker import ShardEncoder
 

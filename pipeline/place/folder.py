@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...dataset.commit import atomic_write, commit_shard, sweep_temporaries, write_manifest
+from ...schemas.checksums import PRIVATE
 from ...schemas.errors import GvitError
 from ...schemas.manifest import MANIFEST_NAME
-from .place import PRIVATE, Place
+from .place import Place
 
 if TYPE_CHECKING:
     from ...schemas.manifest import DoneMark, Manifest

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...dataset.commit import require_lease
+from ...schemas.checksums import PRIVATE
 from ...schemas.documents import Integer, from_json, to_json
 from ...schemas.errors import DatasetError, GvitError
-from .place import PRIVATE
 
 if TYPE_CHECKING:
     from .place import Place

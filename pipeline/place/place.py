@@ -15,10 +15,7 @@ if TYPE_CHECKING:
     from ...schemas.rows import Row
     from ...schemas.shards import BlockArrays
 
-__all__ = ["PRIVATE", "Place"]
-
-PRIVATE = ".gvit"
-"""The folder below a dataset that is not part of it."""
+__all__ = ["Place"]
 
 
 class Place(ABC):

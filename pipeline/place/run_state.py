@@ -6,13 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...schemas.checksums import SUMS_NAME, ZARR_NAME, is_dataset_file
+from ...schemas.checksums import PRIVATE, SUMS_NAME, ZARR_NAME, is_dataset_file
 from ...schemas.documents import Integer, from_json, to_json
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.manifest import MANIFEST_NAME
-from .place import PRIVATE, Place
+
+if TYPE_CHECKING:
+    from .place import Place
 
 __all__ = [
     "Fingerprint",
