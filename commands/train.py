@@ -192,7 +192,8 @@ def read_config(
     shards = _section(settings, "data").get("shards")
     if shards is None:
         raise GvitError("there is nothing to train on: give --shards DST, a dataset that gvit encode wrote")
-    default_out = Path("runs") / f"{Path(shards).resolve().name}-{name}"
+    called = Path(str(shards).replace("\0", "")).resolve().name  # what is no path `build` refuses below
+    default_out = Path("runs") / f"{called}-{name}"
     return build(TrainConfig, merge({"run": {"out": str(default_out)}}, settings))
 
 

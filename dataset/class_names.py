@@ -63,7 +63,7 @@ def class_names_file(path: Path | None, classes: Sequence[str]) -> bytes | None:
         names = _from_json(text) if text.lstrip().startswith("{") else _from_lines(text)
     except OSError as error:
         raise GvitError(f"the class names {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GvitError(
             f"the class names {path} cannot be understood ({error}); give lines of a class and its name, "
             "or a JSON object of both"

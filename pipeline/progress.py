@@ -240,7 +240,8 @@ def status_of(destination: str | Path) -> Status:
     state = read_state(place)
     if state is None and holder is None:
         raise GvitError(f"{place.name} holds no dataset, begun or finished; give the DST of a gvit encode")
-    images = 0 if state is None else int(state.fingerprint.get("images") or 0)
+    images = 0 if state is None else state.fingerprint.get("images")
+    images = images if isinstance(images, int) else 0
     standing = read_standing(place) or Standing(total=images)
     if holder is None:
         standing = replace(standing, total=images, images_per_second=0.0, eta_seconds=None, workers={})

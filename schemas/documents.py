@@ -153,7 +153,7 @@ def _build(kind: type[Value], document: Any, rules: _Rules) -> Value:  # noqa: A
 
 
 def _as_path(kind: type[Any], value: Any) -> Any:  # noqa: ANN401
-    if kind is not Path or not isinstance(value, str):
+    if kind is not Path or not isinstance(value, str) or "\0" in value:
         raise ValueError("Expected `path`")
     return Path(value)
 

@@ -39,7 +39,7 @@ def read_yaml(path: Path) -> Settings:
         found = yaml.load(path.read_text(), _Loader)  # noqa: S506 - it is a safe one
     except OSError as error:
         raise GvitError(f"cannot read the config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = "" if where is None else f", line {where.line + 1}"
         raise GvitError(f"{path}{line} is not YAML: mend it or leave --config out") from error
@@ -61,7 +61,7 @@ def parse_assignment(text: str) -> Settings:
         raise GvitError(f"--set takes section.field=value, not {text!r}")
     try:
         settings = yaml.load(value, _Loader)  # noqa: S506
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise GvitError(f"--set {name}: {value!r} is no value") from error
     for part in reversed(name.strip().split(".")):
         settings = {part: settings}

@@ -66,7 +66,7 @@ def find_guided_set(path: Path, dataset: Dataset, key: str) -> GuidedSet:
         else:
             mode, moved = "direct", _directed(path, stored, dataset, key)
         return GuidedSet(moved.numpy(), mode, checkpoint.about.epoch)
-    except (KeyError, TypeError, IndexError, RuntimeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         raise GvitError(f"the checkpoint in {path} is of another version of gvit") from error
 
 
@@ -172,7 +172,8 @@ class TunedSets:
 def has_written(run: Path, out: Path) -> bool:
     """Tell whether a dataset is the one that a run wrote its sets to, as ``remember_written`` noted."""
     record, manifest = run / _RECORD, out / MANIFEST_NAME
-    return record.exists() and manifest.exists() and record.read_text().strip() == hash_file(manifest)
+    there = record.exists() and manifest.exists()
+    return there and record.read_bytes().strip() == hash_file(manifest).encode()
 
 
 def remember_written(run: Path, out: Path) -> None:

@@ -30,12 +30,20 @@ def read_metrics(run: Path) -> list[Point]:
     if not path.exists():
         return []
     points: list[Point] = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            points.append(json.loads(line))
-        except ValueError:
+            point = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if _is_point(point):
+            points.append(point)
     return points
+
+
+def _is_point(point: Any) -> bool:  # noqa: ANN401
+    if not isinstance(point, dict) or not isinstance(point.get("kind"), str):
+        return False
+    return all(type(point.get(name)) is int and 0 <= point[name] < 2**53 for name in ("step", "epoch"))
 
 
 def tensorboard_installed() -> bool:

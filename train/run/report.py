@@ -34,7 +34,9 @@ def draw_curves(points: Sequence[dict[str, Any]], path: Path) -> None:
     draw = ImageDraw.Draw(image)
     for place, name in enumerate(("loss", "top1")):
         series = {
-            kind: [(float(p["step"]), float(p[name])) for p in points if p["kind"] == kind]
+            kind: [
+                (p["step"], p[name]) for p in points if p["kind"] == kind and isinstance(p.get(name), float)
+            ]
             for kind in _COLOURS
         }
         _draw_panel(draw, place * _PANEL_WIDTH, name, series)
@@ -50,7 +52,7 @@ def _draw_panel(draw: ImageDraw.ImageDraw, left: int, name: str, series: dict[st
     y0, y1 = _PANEL_HEIGHT - 40, 40
 
     def place(step: float, value: float) -> tuple[float, float]:
-        return x0 + (x1 - x0) * step / last, y0 + (y1 - y0) * min(value / top, 1.0)
+        return x0 + (x1 - x0) * step / last, y0 + (y1 - y0) * min(max(value / top, 0.0), 1.0)
 
     font = ImageFont.load_default(13)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):

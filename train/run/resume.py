@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from ...schemas.documents import build
 from ...schemas.errors import GvitError
+from ..config import TrainConfig
 from ..settings import Settings, differences, plain, read_yaml
 from .checkpoint import Checkpoint, CheckpointFolder, DataAbout, read_checkpoint
 
 if TYPE_CHECKING:
     from ...dataset.reader import Dataset
-    from ..config import TrainConfig
     from ..data.split import TrainingData
 
 __all__ = ["CONFIG_NAME", "checkpoint_to_resume", "describe_data", "digest_of"]
@@ -51,7 +52,7 @@ def checkpoint_to_resume(config: TrainConfig, data: TrainingData) -> Checkpoint 
         return None
     if config.run.resume == "never":
         raise GvitError(f"{out} already holds a run: choose another --out, or go on with --resume auto")
-    differing = differences(_binding(plain(config)), _binding(read_yaml(recorded)))
+    differing = differences(_binding(plain(config)), _binding(plain(build(TrainConfig, read_yaml(recorded)))))
     if differing:
         raise GvitError(
             f"{out} holds a run with other settings, {', '.join(differing)}: "

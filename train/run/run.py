@@ -179,12 +179,12 @@ class _Run:
         state = checkpoint.state
         try:
             self._trainer.restore(checkpoint.model, checkpoint.ema, state["trainer"])
-        except (RuntimeError, KeyError, ValueError) as error:
+            self._best, self._standing.val_top1 = (_share(state[name]) for name in ("best", "val_top1"))
+        except Exception as error:  # torch raises nearly anything on a state that is not its own
             raise GvitError(
-                f"the checkpoints in {self._config.run.out} are of another model: choose another --out"
+                f"the checkpoints in {self._config.run.out} are damaged or of another model: "
+                "choose another --out"
             ) from error
-        self._best = state["best"]
-        self._standing.val_top1 = state["val_top1"]
         self._display.say(f"going on from step {checkpoint.step} of {self._trainer.total_steps}")
 
     def run(self) -> TrainSummary:
@@ -347,3 +347,7 @@ class _Run:
             steps=self._trainer.step,
             samples_per_second=round(self._pace.samples_per_second, 1),
         )
+
+
+def _share(value: Any) -> float | None:  # noqa: ANN401
+    return None if value is None else float(value)

@@ -289,18 +289,53 @@ class Trainer:
             "guide": self.guide.state(self.ranks),
         }
 
+    def _fit(self, moments: Any) -> bool:  # noqa: ANN401
+        """Tell whether what an optimiser remembers by the numbers of parameters is of their shapes."""
+        shapes = [p.shape for group in self._optimiser.param_groups for p in group["params"]]
+        return len({frozenset(of_one) for of_one in moments.values()}) <= 1 and all(
+            number in range(len(shapes)) and isinstance(value, Tensor) and value.shape in ((), shapes[number])
+            for number, of_one in moments.items()
+            for value in of_one.values()
+        )
+
     def restore(
         self, weights: Mapping[str, Tensor], ema: Mapping[str, Tensor] | None, state: dict[str, Any]
     ) -> None:
-        """Go back to a saved state; all ranks at the same time."""
+        """Go back to a saved state; all ranks at the same time.
+
+        Raises:
+            ValueError: It is of another shape; torch may raise nearly anything else on what is not its own.
+        """
+        moments, own = state["optimiser"]["state"], self.state()
+        if not (_alike({**state, "optimiser": None}, {**own, "optimiser": None}) and self._fit(moments)):
+            raise ValueError("the state is of another shape")
         self.model.load_state_dict(weights)
         if self.ema is not None and ema is not None:
             self.ema.module.load_state_dict(ema)
-        self._optimiser.load_state_dict(state["optimiser"])
+        self._optimiser.load_state_dict(
+            {**own["optimiser"], "state": moments}
+        )  # its settings are the config's
         self._scaler.load_state_dict(state["scaler"])
         self._sums = state["sums"].to(self.ranks.device)
         self.guide.restore(state["guide"], self.ranks)
         self.epoch, self.step, self.samples_seen = state["epoch"], state["step"], state["samples_seen"]
+
+
+def _alike(found: Any, own: Any) -> bool:  # noqa: ANN401
+    """Tell whether nested values have the types, names and shapes of our own.
+
+    Sums of guidance have a row for each rank, of which there may be others now.
+    """
+    if isinstance(own, Tensor):
+        rows = int(own.ndim == 2)
+        return isinstance(found, Tensor) and found.shape[rows:] == own.shape[rows:]
+    if type(found) is not type(own):
+        return False
+    if isinstance(own, dict):
+        return found.keys() == own.keys() and all(_alike(found[name], own[name]) for name in own)
+    if isinstance(own, list | tuple):
+        return len(found) == len(own) and all(map(_alike, found, own))
+    return True
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
