@@ -37,21 +37,7 @@ _HOMES: dict[str, str] = {
     "render_numpy": "rendering.arrays",
 }
 
-__all__ = [
-    "FIELDS",
-    "Dataset",
-    "DatasetError",
-    "EncodeConfig",
-    "FitConfig",
-    "Fitter",
-    "GvitError",
-    "SetLoader",
-    "__version__",
-    "encode",
-    "open_dataset",
-    "predict",
-    "render_numpy",
-]
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

@@ -21,22 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["PHOTOS", "demo_command", "write_digits", "write_photos"]
 
 PHOTOS = (
-    "astronaut.png",
-    "brick.png",
-    "camera.png",
-    "chelsea.png",
-    "clock_motion.png",
-    "coffee.png",
-    "coins.png",
-    "grass.png",
-    "gravel.png",
-    "hubble_deep_field.jpg",
-    "ihc.png",
-    "moon.png",
-    "motorcycle_left.png",
-    "motorcycle_right.png",
-    "retina.jpg",
-    "rocket.jpg",
+    *("astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png"),
+    *("coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png"),
+    *("motorcycle_left.png", "motorcycle_right.png", "retina.jpg", "rocket.jpg"),
 )
 """The photographs in the wheel of scikit-image; its other pictures are drawn, scanned or downloaded."""
 

@@ -232,9 +232,9 @@ def _list_recipes(*, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..train.recipes import RECIPES, gpu_hours
+    from ..train.recipes import RECIPES, h100_hours
 
-    hours = {name: gpu_hours(recipe, "H100") for name, recipe in RECIPES.items()}
+    hours = {name: h100_hours(recipe) for name, recipe in RECIPES.items()}
     table = Table("recipe", "for", "source", "H100 hours", show_lines=True)
     for name, recipe in RECIPES.items():
         table.add_row(name, recipe.purpose, recipe.source, f"{hours[name]:.2g}")
@@ -258,7 +258,7 @@ def evaluate_command(
     words = (
         f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, loss {found.loss:.4f} on {found.samples} samples"
     )
-    facts = found.scores | {"epochs": model.about.epoch, "steps": model.step}
+    facts = found.scores | {"epochs": model.about.epoch, "steps": model.about.step}
     tell(words, {**facts, "samples_per_second": round(found.samples / seconds, 1)}, as_json=as_json)
 
 

@@ -31,13 +31,8 @@ def write_dataset_card(
 ) -> Path:
     """Write card, contact sheet and checksums of a dataset, and return the card.
 
-    Args:
-        destination: Folder of the dataset.
-        license_name: As the hub names it; None for that of the card there is.
-        name: Of the dataset, for its manifest; None for the one that it has.
-        origin: Where the images are from.
-        sheet: Images on the contact sheet; 0 for none.
-        keep: Leave the card as it is.
+    License and name are those that there are where None is given. `sheet` images are on the contact sheet, 0
+    for none; `keep` leaves the card as it is.
 
     Raises:
         DatasetError: There is no dataset, or it is damaged.

@@ -25,7 +25,7 @@ def rerender_faults(dst: Path, images: Path, sample: int, seed: int = 0) -> tupl
 
     Args:
         dst: Folder of a dataset without faults.
-        images: Folder of the originals, as it was given to the encoder.
+        images: What was encoded.
         sample: Images to look at, at most.
         seed: Of the choice.
 
@@ -33,7 +33,7 @@ def rerender_faults(dst: Path, images: Path, sample: int, seed: int = 0) -> tupl
         A fault for each image of the sample that is not there, is another one, or has another PSNR.
 
     Raises:
-        GvitError: The dataset cannot be read, or `images` is no folder.
+        GvitError: The dataset cannot be read, or there are no `images`.
     """
     dataset = open_dataset(dst)
     if not images.exists():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..rendering.arrays import render_numpy
+from ..rendering.arrays import psnr, render_numpy
 from .ellipses import DEVIATIONS, draw_ellipses
 from .page import Panel, Scale, draw_page, panel_side
 
@@ -72,9 +71,8 @@ def error_map(
         -10 log10 of the mean squared error over all pixels and channels, in dB.
     """
     squared = np.square(rendering.astype(np.float64) - original / 255.0)
-    worst = 10.0**-10  # a perfect rendering has 100 dB
-    psnr = -10.0 * math.log10(max(float(squared.mean()), worst))
-    return Image.fromarray(_in_colour(np.sqrt(squared.mean(axis=-1)) / _ERROR_SHOWN)), psnr
+    picture = Image.fromarray(_in_colour(np.sqrt(squared.mean(axis=-1)) / _ERROR_SHOWN))
+    return picture, psnr(rendering.transpose(2, 0, 1), original)
 
 
 def _in_colour(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
@@ -98,9 +96,9 @@ def _make_panels(subject: Subject, side: int) -> tuple[Panel, Panel, Panel, Pane
         original = Panel("original", subject.absence, None)
         error = Panel("error", "", None)
     else:
-        difference, psnr = error_map(rendering, subject.original)
+        difference, quality = error_map(rendering, subject.original)
         original = Panel("original", canvas, enlarge(Image.fromarray(subject.original), side))
-        error = Panel("error", f"PSNR {psnr:.2f} dB", enlarge(difference, side), _error_scale())
+        error = Panel("error", f"PSNR {quality:.2f} dB", enlarge(difference, side), _error_scale())
     return (
         original,
         Panel("rendering", canvas, enlarge(to_pixels(rendering), side)),

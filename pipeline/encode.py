@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ..dataset.class_names import class_names_file
 from ..fitting.config import resolve_device
-from ..images.originals import open_source
+from ..images.open import open_source
 from ..pictures.progress import Display
 from ..schemas.errors import GvitError
 from ..schemas.extras import require

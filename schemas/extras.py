@@ -17,9 +17,11 @@ _EXTRA_OF_COMMAND = {
     "demo": "demo",
 }
 _EXTRA_OF_PACKAGE = {
+    "gcsfs": "gs",
     "gsplat": "gsplat",
     "numba": "encode",
     "ray": "ray",
+    "s3fs": "s3",
     "safetensors": "train",
     "skimage": "demo",
     "sklearn": "demo",

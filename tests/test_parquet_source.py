@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gvit.images.decode import Decoded, DecodeError
 from gvit.images.decode_pool import MEMORY_LIMIT_BYTES, DecodeFailure, DecodePool
-from gvit.images.originals import locate, open_source
+from gvit.images.open import locate, open_source
 from gvit.images.reading import read_reference
 from gvit.images.references import ParquetCell
 from gvit.images.sources import parquet as parquet_source

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gvit.images.decode import DecodeError
-from gvit.images.originals import locate, open_source
+from gvit.images.open import locate, open_source
 from gvit.images.reading import read_reference
 from gvit.images.references import FilePart
 from gvit.images.sources.source import split_of

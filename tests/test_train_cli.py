@@ -24,7 +24,7 @@ from gvit.pictures.progress import INTERVAL_SECONDS, Display
 from gvit.schemas import GvitError
 from gvit.schemas.documents import build
 from gvit.train.config import TrainConfig
-from gvit.train.recipes import RECIPES, gpu_hours
+from gvit.train.recipes import RECIPES, h100_hours
 from gvit.train.run.metrics import MetricLog, Standing, read_metrics
 from gvit.train.run.report import draw_confusion, draw_curves
 from gvit.train.settings import differences, dump, merge, parse_assignment, plain
@@ -227,14 +227,14 @@ def test_every_recipe_is_a_valid_config_with_a_source_and_a_cost(name):
     found = commands.read_config(name, None, {"data": {"shards": "x"}}, [])
     assert found.recipe == name
     assert RECIPES[name].source
-    assert 0 < gpu_hours(RECIPES[name], "H100") < 1000
+    assert 0 < h100_hours(RECIPES[name]) < 1000
 
 
 def test_the_cost_of_a_recipe_follows_from_its_operations():
     # 12 blocks of 12 x 384^2 weights on 256 tokens, and attention: 2 and 4 operations; three passes
     per_image = 3 * (2 * 12 * 12 * 384**2 * 256 + 4 * 12 * 256**2 * 384)
     hours = per_image * 1_281_167 * 90 / (0.4 * 989e12) / 3600
-    assert gpu_hours(RECIPES["vit-s-90ep"], "H100") == pytest.approx(hours, rel=0.01)
+    assert h100_hours(RECIPES["vit-s-90ep"]) == pytest.approx(hours, rel=0.01)
 
 
 def test_list_recipes_needs_no_data(gvit):

@@ -5,7 +5,7 @@ from torchvision.transforms import functional as tv
 from augmented_scenes import OUT, run, scene
 from gvit.rendering.operator import render
 from gvit.schemas import RULE
-from gvit.train.data.color_jitter import COLOR_I, COLOR_Q, GRAY, change_color, mean_gray, random_color_change
+from gvit.train.data.augment import COLOR_I, COLOR_Q, GRAY, change_color, mean_gray, random_color_change
 from gvit.train.data.keyed_random import uniform
 
 

@@ -9,7 +9,7 @@ from ..schemas.documents import build
 from ..schemas.errors import GvitError
 from .settings import Settings, read_yaml
 
-__all__ = ["DEFAULT_RECIPE", "RECIPES", "Recipe", "find_recipe", "gpu_hours"]
+__all__ = ["DEFAULT_RECIPE", "RECIPES", "Recipe", "find_recipe", "h100_hours"]
 
 DEFAULT_RECIPE = "tiny"
 
@@ -17,8 +17,8 @@ SECONDS_PER_HOUR = 3600.0
 USED_SHARE = 0.4
 """Of a GPU's peak that a plain Vision Transformer's training reaches: the usual 35 to 45 %."""
 
-PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
-"""Dense bfloat16 operations per second, from the makers' data sheets."""
+H100_FLOPS = 989e12
+"""Dense bfloat16 operations per second, from the maker's data sheet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +56,10 @@ def find_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def gpu_hours(recipe: Recipe, gpu: str) -> float:
-    """Return the hours that a recipe takes on one GPU, computed: three forward passes' worth per image.
-
-    Args:
-        recipe: Which one.
-        gpu: A name of ``PEAK_FLOPS``.
-    """
+def h100_hours(recipe: Recipe) -> float:
+    """Return the hours that a recipe takes on one H100, computed: three forward passes' worth per image."""
     from .model.classifier import ModelConfig, forward_flops  # timm takes seconds, and names need it not
 
     per_image = 3.0 * forward_flops(build(ModelConfig, recipe.settings["model"]), recipe.tokens)
     total = per_image * recipe.images * recipe.settings["epochs"]
-    return total / (USED_SHARE * PEAK_FLOPS[gpu]) / SECONDS_PER_HOUR
+    return total / (USED_SHARE * H100_FLOPS) / SECONDS_PER_HOUR

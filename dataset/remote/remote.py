@@ -14,6 +14,7 @@ from fsspec.core import url_to_fs
 
 from ...schemas.checksums import SUMS_NAME, dump_checksums, parse_checksums
 from ...schemas.errors import DatasetError, GvitError
+from ...schemas.extras import advice_for
 from .urls import as_url
 
 __all__ = ["Difference", "Remote", "open_remote"]
@@ -203,9 +204,8 @@ def open_remote(url: str) -> Remote:
     try:
         filesystem, root = _open(full)
     except ImportError as error:
-        package = _PACKAGES.get(full.partition(":")[0])
-        advice = f"pip install {package}" if package else str(error)
-        raise GvitError(f"{full} needs a package that is not installed: {advice}") from error
+        advice = advice_for(_PACKAGES.get(full.partition(":")[0], "")) or str(error)
+        raise GvitError(f"{full} cannot be used: {advice}") from error
     except (ValueError, OSError) as error:
         raise GvitError(f"{full} cannot be reached: {error}") from error
     return Remote(full.rstrip("/"), filesystem, root)

@@ -113,11 +113,6 @@ class SetLoader:
         return len(self._labels)
 
     @property
-    def global_batch_size(self) -> int:
-        """Samples per step over all ranks."""
-        return self.batch_size * self.world_size
-
-    @property
     def steps_per_epoch(self) -> int:
         """Batches of a whole epoch: in training the same on every rank, in evaluation this rank's."""
         if self.shuffle:

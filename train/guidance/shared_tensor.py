@@ -30,15 +30,9 @@ def shared_tensor(
 ) -> Tensor:
     """Return a tensor of zeros that is the same memory on every rank.
 
-    The file loses its name as soon as all ranks have mapped it, so nothing of it outlives them. Its room is
-    taken at once: a disk that is full only when a page is written ends the process without a word.
-
-    Args:
-        path: Of the file, on a local disk with room for the tensor.
-        shape: Of the tensor, at least one element.
-        dtype: Of the tensor.
-        ranks: Who shares it.
-        fill: Called on every rank with the tensor, each to fill its part; all wait for all.
+    The file loses its name as soon as all ranks have mapped it, so nothing of it outlives them. Its room, on
+    a local disk, is taken at once: a disk that is full only when a page is written ends the process without a
+    word. ``fill`` is called on every rank with the tensor, each to fill its part; all wait for all.
 
     Raises:
         GvitError: The file cannot be made, or ranks run on several machines.

@@ -66,12 +66,10 @@ Classify = Callable[[Tensor, Tensor], Tensor]
 
 
 def classifier_of(model: SetClassifier, precision: torch.dtype, view: AugmentConfig) -> Classify:
-    """Return a model, in evaluation mode, as a function from sets as they are stored to logits.
+    """Return a model, put into evaluation mode, as a function from sets as they are stored to logits.
 
-    Args:
-        model: Put into evaluation mode.
-        precision: Of the network; sets stay float32.
-        view: The frame that sets are seen in; without random choices.
+    The network runs in a precision, sets stay float32 and are seen in the frame of ``view``, without any
+    random choice.
     """
     model.eval()
 

@@ -99,10 +99,7 @@ def measure_statistics(dataset: Dataset) -> tuple[Tensor, Tensor]:
 class SetTokens(nn.Module):
     """Turns sets into token features, in float32 whatever the autocast around it.
 
-    Args:
-        config: Which features.
-        mean: float32 ``[10]`` of the field features.
-        deviation: float32 ``[10]``, positive.
+    Mean and deviation are float32 ``[10]`` of the field features, the latter positive.
     """
 
     mean: Tensor

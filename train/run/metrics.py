@@ -52,13 +52,10 @@ def tensorboard_installed() -> bool:
 
 
 class MetricLog:
-    """Appends points to a run's files.
+    """Appends points to a run's files, for TensorBoard too if asked to and if it is installed.
 
-    Args:
-        run: Folder of the run.
-        resumed_at: Step that the run goes on from; points after it will be made again, and are dropped.
-        epochs_done: Epochs that are over at that step, evaluation included.
-        tensorboard: Also write for TensorBoard, if it is installed.
+    Points after the step ``resumed_at`` that the run goes on from will be made again, and are dropped, as are
+    those of evaluations after ``epochs_done``.
     """
 
     def __init__(
@@ -95,19 +92,12 @@ class MetricLog:
 
 @dataclass(slots=True)
 class Standing:
-    """Where a run stands.
+    """Where a run of so many epochs and steps stands; loss, top-1 and speed are those of training, lately.
 
     Attributes:
-        epochs: Of the whole run.
-        steps: Of the whole run.
-        epoch: Counted from 0.
-        step: Updates made.
-        loss: Of training, lately.
-        top1: Of training, lately.
         rate: The learning rate.
         val_top1: Of the last evaluation.
         psnr_loss: Of the guided sets of the last epoch against the stored ones, dB; None without guidance.
-        samples_per_second: Lately.
         clock: Counts seconds.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,30 +126,6 @@ def build_trainer(
     return Trainer(config, data, model, ranks, guide)
 
 
-@dataclass(slots=True)
-class _Pace:
-    """Samples and seconds of training, without evaluation and checkpoints."""
-
-    samples: int = 0
-    seconds: float = 0.0
-    since: float = field(default_factory=time.perf_counter)
-
-    def restart(self) -> None:
-        self.since = time.perf_counter()
-
-    def add(self, samples: int) -> float:
-        """Count samples since the last time; returns samples per second since then."""
-        spent = time.perf_counter() - self.since
-        self.samples += samples
-        self.seconds += spent
-        self.restart()
-        return samples / max(spent, 1e-9)
-
-    @property
-    def samples_per_second(self) -> float:
-        return self.samples / self.seconds if self.seconds else 0.0
-
-
 class _Run:
     """A trainer in its folder."""
 
@@ -163,7 +139,7 @@ class _Run:
         self._folder = CheckpointFolder(config.run.out, config.run.keep)
         self._standing = Standing(config.epochs, trainer.total_steps)
         self._display = Display("train", trainer.total_steps, console)
-        self._pace = _Pace()
+        self._samples, self._seconds, self._since = 0, 0.0, 0.0  # of training, and when it went on
         self._best: float | None = None
         self._evaluation: Evaluation | None = None
         self._saved_at = time.monotonic()
@@ -197,7 +173,7 @@ class _Run:
         try:
             with stoppable() as self._stop, self._display:
                 while not trainer.finished:
-                    self._pace.restart()
+                    self._since = time.perf_counter()
                     trainer.train_epoch(self._after_step)
                     self._after_epoch()
                 evaluation = self._evaluation or trainer.evaluate()
@@ -258,7 +234,9 @@ class _Run:
     def _log_interval(self) -> None:
         trainer, standing = self._trainer, self._standing
         interval = trainer.take_interval()
-        pace = self._pace.add(interval.samples)
+        spent = time.perf_counter() - self._since
+        self._samples, self._seconds = self._samples + interval.samples, self._seconds + spent
+        self._since, pace = self._since + spent, interval.samples / max(spent, 1e-9)
         standing.loss, standing.top1, standing.samples_per_second = interval.loss, interval.top1, pace
         self._write(
             {
@@ -345,7 +323,7 @@ class _Run:
             **evaluation.scores,
             epochs=self._trainer.epoch,
             steps=self._trainer.step,
-            samples_per_second=round(self._pace.samples_per_second, 1),
+            samples_per_second=round(self._samples / max(self._seconds, 1e-9), 1),
         )
 
 

@@ -57,11 +57,6 @@ class TrainedModel:
         return self.about.data.classes
 
     @property
-    def step(self) -> int:
-        """Updates that it had."""
-        return self.about.step
-
-    @property
     def names(self) -> list[str]:
         """What people call the classes; their own names where that is not known."""
         known = self.about.class_names if isinstance(self.about, SharedAbout) else {}

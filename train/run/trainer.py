@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
@@ -55,15 +55,8 @@ class DivergedError(GvitError):
         self.advice = advice
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Training since the last time that one asked.
-
-    Attributes:
-        loss: Of the classifier, mean over the samples.
-        top1: Share of samples whose (heaviest) class came first.
-        samples: How many, over all ranks.
-    """
+class Interval(NamedTuple):
+    """Training since one last asked: mean loss of the classifier, top-1, samples of all ranks."""
 
     loss: float
     top1: float
@@ -71,14 +64,7 @@ class Interval:
 
 
 class Trainer:
-    """A model in training.
-
-    Args:
-        config: What to do.
-        data: The sets.
-        model: Freshly built; moved to the device.
-        ranks: Who trains together.
-        guide: What happens to sets before augmentation; None leaves them as they are.
+    """A model in training; freshly built, it is moved to the device. Without a guide sets stay as stored.
 
     Attributes:
         val_loader: This rank's share of the sets to evaluate on.
@@ -260,11 +246,7 @@ class Trainer:
         self.check_health()
         loss, right, samples = self.ranks.total(self._sums).tolist()
         self._sums = torch.zeros_like(self._sums)
-        return (
-            Interval(loss / samples, right / samples, round(samples))
-            if samples
-            else Interval(math.nan, 0.0, 0)
-        )
+        return Interval(loss / (samples or math.nan), right / (samples or math.nan), round(samples))
 
     @property
     def evaluated(self) -> nn.Module:
