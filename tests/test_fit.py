@@ -193,7 +193,7 @@ def test_a_flat_image_is_fitted_nearly_exactly(name: str) -> None:
     assert result.psnr[0] > 45
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     size=st.integers(8, 50),
     count=st.integers(1, 16),

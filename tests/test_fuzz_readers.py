@@ -25,9 +25,6 @@ V1 = Path(__file__).parent / "data" / "v1"
 NAMES = sorted(path.name for path in V1.iterdir())
 FILES = {name: (V1 / name).read_bytes() for name in NAMES}
 
-settings.register_profile("fuzz", deadline=None, max_examples=60)
-settings.load_profile("fuzz")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -79,6 +76,7 @@ def damages(draw, name):
     return bytes(data[:place]) + draw(st.binary(max_size=20)) + bytes(data[place:end])
 
 
+@settings(max_examples=60)
 @given(st.data())
 def test_damaged_files_are_read_right_or_refused(folder, data):
     name = data.draw(st.sampled_from(NAMES))
@@ -88,6 +86,7 @@ def test_damaged_files_are_read_right_or_refused(folder, data):
     (folder / name).write_bytes(FILES[name])
 
 
+@settings(max_examples=60)
 @given(damages("shard-000000.tar"))
 def test_a_damaged_tar_with_true_checksums_is_read_or_refused(folder, damaged):
     (folder / "shard-000000.tar").write_bytes(damaged)
@@ -98,6 +97,7 @@ def test_a_damaged_tar_with_true_checksums_is_read_or_refused(folder, damaged):
         (folder / name).write_bytes(FILES[name])
 
 
+@settings(max_examples=60)
 @given(damages("shard-000000.parquet"))
 def test_damaged_parquet_with_true_checksums_is_read_or_refused(folder, damaged):
     (folder / "shard-000000.parquet").write_bytes(damaged)
@@ -135,6 +135,7 @@ def replaced(document, path, value):
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "shard-000000.json"])
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_value_in_any_place_of_the_json_is_read_or_refused(folder, name, data):
     document = json.loads(FILES[name])
@@ -144,6 +145,7 @@ def test_any_value_in_any_place_of_the_json_is_read_or_refused(folder, name, dat
     verify(folder, deep=True)
 
 
+@settings(max_examples=60)
 @given(st.binary(max_size=200) | damages(SUMS_NAME))
 @example(b"\x85")  # a line break for some readers, not for sha256sum
 @example(b"\n")
@@ -152,6 +154,7 @@ def test_checksums_are_read_or_refused(data):
         assert all(".." not in name for name in parse_checksums(data, "sums"))
 
 
+@settings(max_examples=60)
 @given(st.binary(max_size=300) | damages("shard-000001.parquet"))
 def test_rows_are_read_or_refused(data):
     with contextlib.suppress(DatasetError):

@@ -216,7 +216,7 @@ def test_a_file_with_fewer_labels_than_rows_is_refused(tmp_path):
         open_source(tmp_path).scan()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_is_flipped_only_our_own_errors_come_out(tmp_path, data):
     path = write_parquet(tmp_path / "a.parquet", FILES[:6], LABELS[:6], DIGIT_NAMES, rows_in_group=3)

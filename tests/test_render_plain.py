@@ -33,7 +33,7 @@ def test_it_draws_the_vectors(name):
     assert np.abs(image - expected)[:, smooth].max() < FORWARD / 10
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 30), st.integers(1, 40), st.integers(1, 40))
 def test_any_scene_of_any_size_is_drawn_in_full(seed, number, height, width):
     """The rectangle that a Gaussian is drawn in leaves nothing of it out."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gvit.dataset.commit import commit_shard, write_manifest
@@ -18,9 +18,6 @@ from gvit.dataset.open_shard import read_rows
 from gvit.dataset.reader import open_dataset
 from gvit.schemas import BlockArrays, DatasetError, FitInfo, GvitError, Row, build_manifest, decode
 from gvit.schemas.documents import to_json
-
-settings.register_profile("no deadline", deadline=None)  # two cores may be shared
-settings.load_profile("no deadline")
 
 SHARDS = {
     "shard-000000": ("train", [3, 256]),

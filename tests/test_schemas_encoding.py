@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -20,9 +20,6 @@ from gvit.schemas import (
     encode,
     min_scale,
 )
-
-settings.register_profile("no deadline", deadline=None)  # two cores may be shared
-settings.load_profile("no deadline")
 
 SIZES = st.integers(1, 512)
 SETS = hnp.arrays(

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gvit.schemas import (
@@ -31,9 +31,6 @@ from gvit.schemas import (
 )
 from gvit.schemas.documents import from_json, to_json
 from gvit.schemas.rows import check_rows, parquet_bytes, parse_rows
-
-settings.register_profile("no deadline", deadline=None)  # two cores may be shared
-settings.load_profile("no deadline")
 
 FIT = FitInfo("default", 200, 0, "none", 1)
 SHA = "0123456789abcdef" * 4

@@ -297,7 +297,7 @@ def test_a_tar_file_that_shrank_after_it_was_listed_costs_its_images_only(tar):
         read_reference(FilePart(str(tar), 0, 2**60))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_is_flipped_only_our_own_error_comes_out(tar, data):
     write_tar(tar, [("é" * 120 + ".png", IMAGE), ("1.png", IMAGE), ("1.cls", b"3")])

@@ -16,9 +16,6 @@ from gvit.train.data import geometry
 from gvit.train.data.augment import AugmentConfig, augment
 from gvit.train.data.keyed_random import uniform
 
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
-
 FINE = 512  # pixels of the rendering that is warped: a Gaussian is at least 15 of them wide
 EVERYTHING = AugmentConfig(
     crop_scale=(0.3, 1.0),

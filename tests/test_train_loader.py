@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gvit.dataset.commit import commit_shard, write_manifest
@@ -20,9 +20,6 @@ from gvit.schemas import (
 )
 from gvit.train.data import loader as loader_module
 from gvit.train.data.loader import SetLoader
-
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
 
 N = 5
 SIZE = 32

@@ -218,7 +218,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
         GvitError, match=r"no number any more at step 10; the last good checkpoint is .*step-00000008"
     ):
         train(config_of(shards, tmp_path, **plain), console=SILENT)
-    assert load_model(tmp_path, torch.device("cpu")).step == 8
+    assert load_model(tmp_path, torch.device("cpu")).about.step == 8
 
 
 def test_a_bad_loss_between_two_lines_is_found_before_it_is_saved(shards, tmp_path, monkeypatch):

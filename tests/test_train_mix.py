@@ -10,9 +10,6 @@ from gvit.train.data import mix as mix_module
 from gvit.train.data.keyed_random import uniform
 from gvit.train.data.mix import LabelledSets, MixConfig, mix, soft_targets
 
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
-
 CLASSES = 10
 
 

@@ -158,7 +158,7 @@ class _Run:
             self._best, self._standing.val_top1 = (_share(state[name]) for name in ("best", "val_top1"))
         except Exception as error:  # torch raises nearly anything on a state that is not its own
             raise GvitError(
-                f"the checkpoints in {self._config.run.out} are damaged or of another model: "
+                f"the checkpoints in {self._config.run.out} are of another model, or damaged: "
                 "choose another --out"
             ) from error
         self._display.say(f"going on from step {checkpoint.step} of {self._trainer.total_steps}")
