@@ -189,12 +189,8 @@ def encode_command(
         format=storage_format,
         run=replace(sized, ray_address=ray_address, hang_seconds=hang_seconds),
     )
-    raise typer.Exit(_execute(config, dry_run=dry_run, as_json=as_json))
-
-
-def _execute(config: EncodeConfig, *, dry_run: bool, as_json: bool) -> int:
-    with _interruptible(config.destination):
-        return _estimate(config, as_json=as_json) if dry_run else _encode(config, as_json=as_json)
+    with _interruptible(destination):
+        raise typer.Exit((_estimate if dry_run else _encode)(config, as_json=as_json))
 
 
 def _encode(config: EncodeConfig, *, as_json: bool) -> int:

@@ -278,13 +278,8 @@ class Dataset:
                 part = slice(start, start + BLOCK_ROWS)
                 yield StoredBlock(start, self.stored(part), self.labels[part])
             return
-        places = zip(
-            self._block_starts.tolist(),
-            self._block_shards.tolist(),
-            self._block_numbers.tolist(),
-            strict=True,
-        )
-        for start, shard, number in places:
+        columns = (self._block_starts, self._block_shards, self._block_numbers)
+        for start, shard, number in zip(*(column.tolist() for column in columns), strict=True):
             yield StoredBlock(start, *self._shards[shard].reader.read_block(number))
 
     def split(self, name: str) -> Dataset:

@@ -16,7 +16,6 @@ from .batched import fit_batch
 from .cpu import fit_end, fit_start
 
 if TYPE_CHECKING:
-    from .config import FitConfig
     from .optimise import Rates
     from .relocate import Relocation
 
@@ -26,7 +25,7 @@ __all__ = ["fit_on_cuda", "render_on_cuda"]
 def fit_on_cuda(
     pixels: npt.NDArray[np.uint8],
     seeds: Sequence[int],
-    config: FitConfig,
+    num_gaussians: int,
     stages: npt.NDArray[np.int64],
     rates: Rates,
     relocation: Relocation,
@@ -37,10 +36,10 @@ def fit_on_cuda(
     Raises:
         GvitError: There is no CUDA device, or gsplat's kernels cannot be built.
     """
-    params = np.zeros((len(pixels), NUM_FIELDS, config.num_gaussians), np.float32)
+    params = np.zeros((len(pixels), NUM_FIELDS, num_gaussians), np.float32)
 
     def begin(b: int) -> None:
-        fit_start(np.ascontiguousarray(pixels[b]), np.uint64(seeds[b]), config.num_gaussians, params[b])
+        fit_start(np.ascontiguousarray(pixels[b]), np.uint64(seeds[b]), num_gaussians, params[b])
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(begin, range(len(pixels))))
@@ -49,9 +48,9 @@ def fit_on_cuda(
     plan = [(int(canvas), int(steps), int(rounds)) for canvas, steps, rounds in stages]
     fitted = fit_batch(targets, start, plan, rates, relocation, rasterize_cuda)
     ends = np.ascontiguousarray(fitted.transpose(1, 2).cpu().numpy())
-    fields = np.empty((len(pixels), config.num_gaussians, NUM_FIELDS), np.float32)
+    fields = np.empty((len(pixels), num_gaussians, NUM_FIELDS), np.float32)
     for b in range(len(pixels)):
-        fit_end(ends[b], config.size, fields[b])
+        fit_end(ends[b], pixels.shape[1], fields[b])
     return fields
 
 

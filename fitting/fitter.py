@@ -149,7 +149,8 @@ class Fitter:
 
         config = self._config
         seeds = [_image_seed(config.seed, key) for key in keys]
-        fields = fit_on_cuda(targets, seeds, config, self.stages, RATES, RELOCATION, self._threads)
+        count, threads = config.num_gaussians, self._threads
+        fields = fit_on_cuda(targets, seeds, count, self.stages, RATES, RELOCATION, threads)
         finite = np.asarray(np.isfinite(fields).all((1, 2)))
         stored = encode(np.where(finite[:, None, None], fields, 0.0), self._encoding, config.size)
         renderings = render_on_cuda(decode(stored, self._encoding), config.size)

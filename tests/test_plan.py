@@ -1,10 +1,13 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gvit.fitting.config import FitConfig
 from gvit.images.sources.source import Entry
+from gvit.pipeline.config import EncodeConfig
 from gvit.pipeline.plan import BLOCK_SIZE, auto_shard_size, make_plan
 from gvit.schemas.errors import GvitError
 
@@ -117,4 +120,4 @@ def test_the_automatic_shard_size_is_a_32nd_in_whole_blocks_within_its_bounds(im
 @pytest.mark.parametrize(("seed", "shard_size"), [(-1, None), (2**63, None), (0, 0), (0, -256)])
 def test_a_seed_or_shard_size_out_of_range_is_refused_with_its_value(seed, shard_size):
     with pytest.raises(GvitError, match=str(shard_size if shard_size is not None else seed)):
-        make_plan(make_entries(1), seed, shard_size)
+        EncodeConfig(source=Path("a"), destination=Path("b"), fit=FitConfig(seed=seed), shard_size=shard_size)

@@ -104,19 +104,15 @@ class _CountingGuide(Guide):
     seed: int
 
     def report(self, ranks: Ranks) -> MovementReport | None:
-        """Sum up what moved."""
         return self.movement.report(self.reconstruction, ranks)
 
     def forget(self) -> None:
-        """Begin to count anew."""
         self.movement.clear()
 
     def state(self, ranks: Ranks) -> dict[str, Any]:
-        """Return the counts."""
         return {"movement": self.movement.state(ranks)}
 
     def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
-        """Go back to saved counts."""
         self.movement.restore(state["movement"], ranks)
 
 
@@ -221,11 +217,9 @@ class DirectGuide(_CountingGuide):
         return move(stored, moves, reach=self.config.reach, min_scale=self.min_scale)
 
     def state(self, ranks: Ranks) -> dict[str, Any]:
-        """Return the moves of all samples, and the counts; all ranks at the same time."""
         return {**super().state(ranks), "moves": self.store.all}
 
     def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
-        """Go back to saved moves and counts; all ranks at the same time."""
         super().restore(state, ranks)
         if ranks.leads:
             self.store.restore(state["moves"])
