@@ -257,6 +257,7 @@ Url = Annotated[
     str,
     typer.Argument(metavar="URL", help="As s3://bucket/name, hf://datasets/owner/name or file:///folder."),
 ]
+Copy = Annotated[Path, typer.Argument(metavar="DST", help="Folder to copy to; one that holds it is renewed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be copied; change nothing.")]
 
 
@@ -278,7 +279,7 @@ def push_command(destination: Destination, url: Url, dry_run: DryRun = False, as
     _tell_transfer(plan, url, dry_run=dry_run, as_json=as_json)
 
 
-def pull_command(url: Url, destination: Destination, dry_run: DryRun = False, as_json: Json = False) -> None:
+def pull_command(url: Url, destination: Copy, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Copy a dataset from a place into a folder, only what changed, each file checked.
 
     Interrupted at any point, the same command goes on where it was, in the middle of a file too.

@@ -148,7 +148,7 @@ def _quality(dataset: Dataset) -> str:
     if len(rows) > 1:
         rows.append(["all", *_quality_of(dataset.rows)])
     head = ("split", "images", "failed", "mean", *(f"p{p}" for p in _PERCENTILES))
-    return table(dict(zip(head, zip(*rows, strict=True), strict=True)), right=head[1:])
+    return table({name: [row[i] for row in rows] for i, name in enumerate(head)}, right=head[1:])
 
 
 def _quality_of(rows: pa.Table) -> list[str]:

@@ -41,13 +41,19 @@ __all__ = [
 ATTEMPT = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def atomic_write(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a file so that it is there in full or not at all, and on the disk when this returns.
+
+    One that is not `durable` may be lost with the power.
 
     Raises:
         OSError: it could not be written; the old file, if any, is untouched and no temporary is left.
     """
     with _temporary(path, secrets.token_hex(8)) as temporary:
+        if not durable:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+            return
         _write_durably(temporary, data)
         temporary.replace(path)
         flush_folder(path.parent)
@@ -83,7 +89,7 @@ def commit_shard(
         dst: the dataset's folder.
         name: ``shard-NNNNNN``.
         blocks: the stored sets, without blocks of no rows, in the order of the plan; read once.
-        rows: a row per input, those that are ok in the order of the stored sets.
+        rows: a row per input, those that are ok in the order of the stored sets; looked at after the blocks.
         split: of all rows.
         attempt: letters, digits, ``-`` and ``_``; distinguishes the temporaries of this attempt.
         still_ours: asked before anything that others can see changes.

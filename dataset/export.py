@@ -204,41 +204,38 @@ def write_shards(
         DatasetError: The dataset is damaged.
         OSError: A file could not be written.
     """
+    if not dataset.is_whole:
+        require_sets(dataset, len(dataset))
     marks: list[Any] = []
     tables: list[Any] = []
     for shard, places in dataset.by_shard():
-        parts = list(_blocks_of(shard, places, change))
-        kept = [row for _, rows in parts for row in rows]
-        rows = [replace(row, row=number) for number, row in enumerate(kept)]
-        if dataset.is_whole and change is None:
-            rows = table_to_rows(shard.table)
-        if rows:
-            marks.append(
-                commit_shard(
-                    folder,
-                    shard.mark.name,
-                    [block for block, _ in parts],
-                    rows,
-                    split=shard.mark.split,
-                    attempt="rewrite",
-                    still_ours=lambda: True,
-                )
+        as_it_was = dataset.is_whole and change is None
+        rows = table_to_rows(shard.table) if as_it_was else list[Row]()
+        if rows or (places >= 0).any():
+            mark = commit_shard(
+                folder,
+                shard.mark.name,
+                _blocks_of(shard, places, change, None if as_it_was else rows),
+                rows,
+                split=shard.mark.split,
+                attempt="rewrite",
+                still_ours=lambda: True,
             )
+            marks.append(mark)
             tables.append(rows_to_table(rows))
-            written(len(kept))
+            written(mark.images)
     return dataset.manifest.of_shards(marks, tables)
 
 
 def _blocks_of(
-    shard: Shard, places: npt.NDArray[np.int64], change: Change | None
-) -> Iterator[tuple[BlockArrays, Sequence[Row]]]:
+    shard: Shard, places: npt.NDArray[np.int64], change: Change | None, kept: list[Row] | None
+) -> Iterator[BlockArrays]:
+    """Yield what is in the part of each block; the rows of that are added to `kept`, numbered anew."""
     stored_rows = [row for row in table_to_rows(shard.table) if row.row is not None]
     start = 0
     for number, block in enumerate(shard.mark.blocks):
         here = places[start : start + block.rows]
-        rows: Sequence[Row] = [
-            row for row, i in zip(stored_rows[start:], here.tolist(), strict=False) if i >= 0
-        ]
+        rows: Sequence[Row] = [stored_rows[start + i] for i in np.flatnonzero(here >= 0)]
         start += block.rows
         wanted = here >= 0
         if wanted.any():
@@ -246,4 +243,6 @@ def _blocks_of(
             sets = stored[wanted]
             if change is not None:
                 sets, rows = change(sets, here[wanted], rows)
-            yield BlockArrays(block.first, sets, labels[wanted]), rows
+            if kept is not None:
+                kept += (replace(row, row=len(kept) + i) for i, row in enumerate(rows))
+            yield BlockArrays(block.first, sets, labels[wanted])

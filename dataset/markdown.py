@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def with_front_matter(front: dict[str, Any], text: str) -> str:
 def parse_front_matter(card: bytes | None) -> dict[str, Any]:
     """Return what the front matter of a card says, nothing where there is none that can be read."""
     try:
-        _, front, _ = (card or b"").decode().split("---\n", 2)
+        _, front, _ = (card or b"").decode().replace("\r\n", "\n").split("---\n", 2)
         found = yaml.safe_load(front)
     except (ValueError, RecursionError, yaml.YAMLError):
         return {}
@@ -39,7 +40,9 @@ def parse_front_matter(card: bytes | None) -> dict[str, Any]:
 
 def read_front_matter(card: Path) -> dict[str, Any]:
     """Return what the front matter of a card in a file says, likewise."""
-    return parse_front_matter(card.read_bytes() if card.is_file() else None)
+    with suppress(OSError):
+        return parse_front_matter(card.read_bytes())
+    return {}
 
 
 def template(path: Path) -> str:

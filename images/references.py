@@ -1,6 +1,6 @@
 """References: what a decoding process is told in order to read an image's bytes by itself.
 
-A reference is a path, or names a part of a file. The processes import this module, so it stays light.
+A reference is a path, or names a part of a file.
 """
 
 from __future__ import annotations

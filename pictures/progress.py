@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
@@ -133,7 +134,7 @@ def showing(
     name: str, total: int, console: Console, unit: str, per: float = 1
 ) -> Generator[Callable[[int], None]]:
     """Show how much is done, in units of so many; yields what is to be told how much more is."""
-    pace, done = Pace(), 0
+    pace, done, lock = Pace(), 0, Lock()  # several threads may copy
     pace.note(0)
 
     def shown(amount: float) -> str:
@@ -143,10 +144,13 @@ def showing(
 
         def add(count: int) -> None:
             nonlocal done
-            done += count
-            pace.note(done)
-            left = pace.seconds_for(total - done)
-            eta = "" if left is None else f", {pace.rate / per:.1f} {unit}/s, {plain_duration(left)} to go"
-            display.show(done, f"{shown(done)} of {shown(total)} {unit}{eta}")
+            with lock:
+                done += count
+                pace.note(done)
+                left = pace.seconds_for(total - done)
+                eta = (
+                    "" if left is None else f", {pace.rate / per:.1f} {unit}/s, {plain_duration(left)} to go"
+                )
+                display.show(done, f"{shown(done)} of {shown(total)} {unit}{eta}")
 
         yield add

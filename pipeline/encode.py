@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -69,7 +70,7 @@ class EncodeSummary:
     cost per fit, None without one) of this run. `failures` holds the first few, each as (source, reason).
     """
 
-    destination: str
+    destination: Path | str
     images: int
     failed: int
     seconds: float
@@ -160,7 +161,7 @@ def check_install(run: RunConfig) -> None:
     require("encode", "numba")
     if resolve_engine(run) == "ray":
         require("encode", "ray")
-    elif resolve_device(run.device) == "cuda":
+    if resolve_device(run.device) == "cuda":
         require("encode", "torch", "gsplat")
 
 
@@ -356,10 +357,12 @@ class _Run:
         self._spec.claim.require()  # or the journal may be that of another run by now
         self._journal.clear()  # workers of a run that was killed may have lived on for a moment
         self._place.sweep(self._spec.claim.token)
+        if missing := {s.name for s in self._survey.plan.shards} - {m.name for m in self._shards.marks}:
+            raise GvitError(f"{min(missing)} of {self._place.name} is not done; run the same command again")
         manifest, failures = complete(self._place, self._config, self._survey.listing.classes, self._shards)
         seconds, done = time.monotonic() - self._clock, self._meter.sum
         return EncodeSummary(
-            destination=self._place.name,
+            destination=self._place.folder or self._place.name,
             images=manifest.images,
             failed=manifest.failed,
             seconds=round(seconds, 3),

@@ -18,6 +18,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from ..schemas.errors import GvitError
+from ..schemas.extras import advice_for
 from ..schemas.gaussians import RULE
 from .cores import usable_cores
 from .drawable import DRAWABLE_LIMIT
@@ -45,6 +46,8 @@ def load_kernels() -> Any:  # noqa: ANN401
         sys.stderr.write("loading gsplat's CUDA kernels (built once per machine, which takes minutes)\n")
         try:
             from gsplat.cuda import _backend, _wrapper
+        except ModuleNotFoundError as error:
+            raise GvitError(advice_for(error.name or "") or str(error)) from error
         except Exception as error:  # whatever the compiler, the linker or the loader says is the real cause
             detail = " | ".join(line for line in str(error).splitlines() if line.strip())[-2000:]
             raise GvitError(f"gsplat's CUDA kernels could not be built: {detail}. {_NEEDED}") from error

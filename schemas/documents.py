@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import types
 from collections.abc import Iterator, Mapping
@@ -83,7 +84,10 @@ def to_json(value: Any) -> bytes:  # noqa: ANN401
     for field in fields(value):
         if OPTIONAL in field.metadata and document[field.name] is None:
             del document[field.name]
-    return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    try:
+        return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except UnicodeEncodeError:  # a path that is no text
+        return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,12 @@ class _Rules:
 
 
 def from_json(
-    kind: type[Value], data: bytes, *, schema_version: int | None = None, closed: bool = False
+    kind: type[Value],
+    data: bytes,
+    *,
+    schema_version: int | None = None,
+    closed: bool = False,
+    nan: bool = False,
 ) -> Value:
     """Return the dataclass that a JSON text describes.
 
@@ -112,14 +121,16 @@ def from_json(
             ``OPTIONAL``. None where the document has none; then fields with a default may be missing.
         closed: Refuse fields beyond those of `kind`; else they are left out, so that a writer may add some
             within a schema version.
+        nan: Let numbers be infinite or none.
 
     Raises:
         DatasetError: no JSON object, another ``schema_version``, or a missing, mistyped or unknown field,
             named by its path in the document. Also what ``kind`` itself raises.
     """
     try:
-        document = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        # Python's own: a path may hold surrogates, which msgspec refuses
+        document = json.loads(data.decode(), parse_constant=float if nan else _finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"is not valid JSON ({type(error).__name__}: {error})") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if schema_version is not None and type(version) is int and version != schema_version:
@@ -128,6 +139,12 @@ def from_json(
             "install the gvit that wrote it"
         )
     return _build(kind, document, _Rules("field", DatasetError, closed, schema_version is not None))
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{number} is no number")
+    return value
 
 
 def build(kind: type[Value], settings: Mapping[str, Any]) -> Value:
@@ -223,4 +240,4 @@ def _shown(document: Any, place: str) -> str:  # noqa: ANN401
             return "what it is"
     if isinstance(value, dict):
         return "a section"
-    return "a list" if isinstance(value, list) else f"{value!r:.60}"
+    return f"a list of {len(value)}" if isinstance(value, list) else f"{value!r:.60}"

@@ -14,7 +14,7 @@ __all__ = ["Choice", "Range", "Share", "check_limit", "check_limits"]
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from `low` to `high`; `above` leaves out the lowest, `below` the highest."""
+    """Numbers from `low` to `high`; `above` leaves out the lowest, `below` the highest (infinity, too)."""
 
     low: float
     high: float = math.inf
@@ -23,13 +23,14 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         over = value > self.low if self.above else value >= self.low
-        return over and (value < self.high if self.below or self.high == math.inf else value <= self.high)
+        return over and (value < self.high if self.below else value <= self.high)
 
     def __str__(self) -> str:
-        if self.above:
-            return f"above {self.low:g}" + ("" if self.high == math.inf else f" and at most {self.high:g}")
         if self.high == math.inf:
-            return f"at least {self.low:g}"
+            least = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+            return f"{least} and finite" if self.below else least
+        if self.above:
+            return f"above {self.low:g} and at most {self.high:g}"
         return f"from {_plain(self.low)} to {'below ' * self.below}{_plain(self.high)}"
 
 

@@ -35,9 +35,9 @@ class ScheduleConfig:
         GvitError: A value is out of range.
     """
 
-    lr: Annotated[float, Range(0.0, above=True)] = 1e-3
+    lr: Annotated[float, Range(0.0, above=True, below=True)] = 1e-3
     shape: Annotated[str, Choice(SCHEDULES)] = "cosine"
-    warmup_epochs: Annotated[float, Range(0.0)] = 5.0
+    warmup_epochs: Annotated[float, Range(0.0, below=True)] = 5.0
     final: Share = 0.0
 
     def __post_init__(self) -> None:

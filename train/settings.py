@@ -22,11 +22,13 @@ class _Loader(yaml.SafeLoader):
     """YAML as people write numbers: 1e-3 is one, which YAML 1.1 takes for a text."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+"),
-    list("-+0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """YAML that the loader reads as it was: a folder called 1e3 is quoted."""
+
+
+for _kind in (_Loader, _Dumper):
+    _number = re.compile(r"[-+]?(\.[0-9]|[0-9])[0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+")
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _number, list("-+.0123456789"))
 
 
 def read_yaml(path: Path) -> Settings:
@@ -96,7 +98,7 @@ def plain(config: Any) -> Settings:  # noqa: ANN401
 
 def dump(settings: Settings) -> str:
     """Write settings as YAML, in the order of the fields."""
-    return yaml.safe_dump(settings, sort_keys=False)
+    return yaml.dump(settings, Dumper=_Dumper, sort_keys=False)
 
 
 def differences(mine: Settings, other: Settings, prefix: str = "") -> list[str]:

@@ -38,14 +38,15 @@ def cached(url: str) -> Path:
     folder = cache_folder() / cache_name(remote.url)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")):  # ends with its process
-            if not _is_current(folder, dump_checksums(remote.checksums())):
-                pull(remote.url, folder)
+        held = FileLock(folder.with_name(f"{folder.name}.lock")).acquire()  # ends with its process
     except OSError as error:
         raise GvitError(
             f"the cache {folder.parent} cannot be written ({error.strerror}): "
             "set GVIT_CACHE to another folder"
         ) from error
+    with held:
+        if not _is_current(folder, dump_checksums(remote.checksums())):
+            pull(remote.url, folder)
     return folder
 
 

@@ -69,8 +69,9 @@ class Remote:
             GvitError: the place cannot be read.
         """
         with self._explaining("read"):
-            try:
-                return self.filesystem.cat_file(self._path(name), end=most)
+            try:  # no range is asked for: of an empty file there is none
+                with self.filesystem.open(self._path(name), "rb") as file:
+                    return file.read(-1 if most is None else most)
             except FileNotFoundError:
                 return None
 

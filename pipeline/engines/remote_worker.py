@@ -22,6 +22,7 @@ from ...fitting.config import FIT_VERSION, resolve_device
 from ...schemas.checksums import PRIVATE
 from ...schemas.documents import Count, Integer, from_json, to_json
 from ...schemas.errors import DatasetError, GvitError
+from ...schemas.extras import require
 from ...schemas.version import __version__
 from ..progress import Progress
 from ..worker import ShardEncoder
@@ -139,6 +140,8 @@ class RemoteWorker:
             return f"{host} has no GPU that torch can use; check its driver and torch, or give --device cpu"
         place = spec.place
         try:
+            if spec.device == "cuda":
+                require("encode", "torch", "gsplat")
             if not spec.claim.still_ours():
                 return f"{host} sees another {place.name} than this machine; {place.advice}"
             self._show(doing="starting")

@@ -6,8 +6,8 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import shutil
+import stat
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -107,29 +107,27 @@ class Folder(Place):
             ) from error
 
     def lengths(self) -> dict[str, int]:
-        try:
-            with os.scandir(self.path) as entries:
-                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-        except FileNotFoundError:
-            return {}
+        found: dict[str, int] = {}
+        for name in self.names():
+            with contextlib.suppress(FileNotFoundError):  # a temporary that is gone meanwhile
+                status = (self.path / name).stat()
+                if stat.S_ISREG(status.st_mode):
+                    found[name] = status.st_size
+        return found
 
     def holds(self, folder: str) -> bool:
         return any(path.is_file() for path in (self.path / folder).rglob("*"))
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, *, certain: bool = False) -> bytes | None:
         try:
             return (self.path / name).read_bytes()
-        except OSError:
+        except OSError as error:
+            if certain and error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise GvitError(f"{self.path / name} cannot be read ({error.strerror}); try again") from error
             return None
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
-        path = self._path(name)
-        if durable:
-            atomic_write(path, data)
-            return
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        atomic_write(self._path(name), data, durable=durable)
 
     def append(self, name: str, line: bytes) -> None:
         with self._path(name).open("ab") as file:

@@ -84,8 +84,12 @@ class Place(ABC):
         """Tell whether there is any file below a folder."""
 
     @abstractmethod
-    def read(self, name: str) -> bytes | None:
-        """Return the content of a small file, None where there is none that can be read."""
+    def read(self, name: str, *, certain: bool = False) -> bytes | None:
+        """Return the content of a small file, None where there is none that can be read.
+
+        Raises:
+            GvitError: It cannot be told what is there; of a folder only where it must be `certain`.
+        """
 
     @abstractmethod
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:

@@ -90,7 +90,7 @@ def read_state(place: Place) -> RunState | None:
     Raises:
         DatasetError: Both copies are damaged.
     """
-    data, copy = place.read(RUN_JSON), place.read(RUN_COPY)
+    data, copy = (place.read(name, certain=True) for name in (RUN_JSON, RUN_COPY))
     if data is None:  # then a copy is of the very first write, and no work was done yet
         return None
     try:
@@ -146,7 +146,7 @@ def _shown(value: object) -> str:
 
 _ON_ITS_WAY = re.compile(r"\.(.+)\.[^.]+\.tmp")
 _OF_A_RUN = ("progress.json", "events.jsonl")
-_FOLDERS_OF_A_RUN = ("journal", "workers", "logs")
+_FOLDERS_OF_A_RUN = ("journal", "workers", "logs", "pull", f"{ZARR_NAME}.tmp")
 
 
 @dataclass(frozen=True, slots=True)

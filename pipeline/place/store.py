@@ -61,8 +61,8 @@ class Store(Remote, Place):
             )
         return Store(remote.url, remote.filesystem, remote.root)
 
-    def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
-        return Store.open, (self.url,)  # connections stay on their machine
+    def __reduce__(self) -> tuple[Callable[[str, str], Store], tuple[str, str]]:
+        return _reopen, (self.url, self.root)  # connections stay on their machine
 
     @property
     def name(self) -> str:
@@ -73,6 +73,10 @@ class Store(Remote, Place):
     def local(self) -> Path:
         """A folder in the cache."""
         return cache_folder() / "encode" / cache_name(self.url)
+
+    def read(self, name: str, most: int | None = None, *, certain: bool = True) -> bytes | None:  # noqa: ARG002
+        """Return the content of a file."""
+        return Remote.read(self, name, most)
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:  # noqa: ARG002
         """Write a file; what is written here is durable in any case."""
@@ -164,3 +168,20 @@ class Store(Remote, Place):
         """Remove checksums and manifest."""
         self.remove(SUMS_NAME)
         self.remove(MANIFEST_NAME)
+
+
+class _Unreachable:
+    """Stands in for the filesystem of a place that this machine cannot open: says so when it is used."""
+
+    def __init__(self, error: GvitError) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> object:
+        raise self._error
+
+
+def _reopen(url: str, root: str) -> Store:
+    try:
+        return Store.open(url)
+    except GvitError as error:  # not while a worker's orders are unpickled: nobody would be told
+        return Store(url, _Unreachable(error), root)

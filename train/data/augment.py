@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -37,17 +37,12 @@ __all__ = [
     "COLOR_DRAWS",
     "AugmentConfig",
     "ColorChange",
-    "Frame",
     "augment",
     "change_color",
     "lose_color",
     "mean_gray",
     "random_color_change",
 ]
-
-Frame: TypeAlias = Literal["canvas", "center", "fit"]
-
-_FRAMES = ("canvas", "center", "fit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +74,7 @@ class AugmentConfig:
         GvitError: a value is out of its range; the sentence names field, value and range.
     """
 
-    frame: Annotated[Frame, Choice(_FRAMES)] = "canvas"
+    frame: Annotated[str, Choice(("canvas", "center", "fit"))] = "canvas"
     center_fraction: Annotated[float, Range(0.01, 1.0)] = 1.0
     crop_scale: tuple[float, float] | None = None
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)

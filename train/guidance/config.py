@@ -50,9 +50,9 @@ class GuidanceConfig:
 
     mode: Annotated[str, Choice(MODES)] = "none"
     gamma: Annotated[float, Range(-100.0, 100.0)] = 0.1
-    gamma_warmup: Annotated[float, Range(0.0)] = 2.0
+    gamma_warmup: Annotated[float, Range(0.0, 1e6)] = 2.0
     gamma_final: Share = 1.0
-    perceptual: Annotated[float, Range(0.0)] = 0.1
+    perceptual: Annotated[float, Range(0.0, 1e6)] = 0.1
     reconstruct: Share = 0.25
     fraction: Share = 0.5
     step: Annotated[float, Range(0.0, 1.0, above=True)] = 0.25

@@ -38,7 +38,7 @@ class MovementReport:
         growth: Root mean square of the change of the logarithms of the scales.
         gradient: Share of each group of fields in the classifier's gradient on the moves.
         inside: Share of the coverage that lies on the object, mean over the sets whose mask shows one, see
-            ``gvit.train.guidance.object_masks.coverage_inside``; None where there was none.
+            ``gvit.train.guidance.source_images.coverage_inside``; None where there was none.
         stored_inside: The same of the sets as they are stored.
         masked: How many sets that were, each as often as it was looked at.
     """

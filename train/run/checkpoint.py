@@ -12,10 +12,11 @@ A model that was made to be shared (`model_card`) has config.json in place of ab
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -251,13 +252,16 @@ def read_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
 
 def _read_about(folder: Path) -> About:
     path = _about_of(folder)
+    kind = SharedAbout if path.name == CONFIG_NAME else About
     try:
         data = read_file(path)
-        if from_json(_Format, data).format != FORMAT:
-            raise GvitError(f"{folder} is of another version: read it with the gvit that wrote it")
-        return from_json(SharedAbout if path.name == CONFIG_NAME else About, data, closed=True)
-    except DatasetError as error:
+        if from_json(_Format, data, nan=True).format == FORMAT:
+            about = from_json(kind, data, closed=True, nan=True)
+            lost = about.evaluation is not None and not math.isfinite(about.evaluation.loss)
+            return replace(about, evaluation=None) if lost else about
+    except GvitError as error:
         raise _damaged(folder, f"{path.name}: {error}") from error
+    raise GvitError(f"{folder} is of another version: read it with the gvit that wrote it")
 
 
 def _damaged(folder: Path, why: str) -> GvitError:
@@ -321,7 +325,7 @@ class About:
     step: Count
     model: ModelConfig
     augment: AugmentConfig
-    refiner: RefinerConfig | None
+    refiner: RefinerConfig | None = None
     data: DataAbout
     epoch: Count
     evaluation: Scores | None

@@ -1,4 +1,4 @@
-"""A set as the guidance of a finished run leaves it, to be looked at."""
+"""What guidance leaves of sets: one of them to be looked at, or all that "direct" moved as a dataset."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def write_model(path: Path, out: Path | None, about: ModelAbout, *, keep: bool =
         about.name or _name_of(front),
         about.origin,
     )
-    config = model_config(checkpoint, _class_names(path))
+    config = model_config(checkpoint, _class_names(path, checkpoint.about))
     elsewhere = path.resolve() != out.resolve()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -146,10 +146,10 @@ def _name_of(front: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _class_names(path: Path) -> dict[str, str]:
+def _class_names(path: Path, about: About) -> dict[str, str]:
     """Return what people call the classes, from the model itself or from the dataset of its run."""
-    if isinstance(known := read_checkpoint(path).about, SharedAbout):
-        return known.class_names
+    if isinstance(about, SharedAbout):
+        return about.class_names
     try:
         return read_class_names(path / read_yaml(path / RUN_CONFIG_NAME)["data"]["shards"])
     except (GvitError, DatasetError, KeyError, TypeError, OSError):

@@ -40,6 +40,7 @@ __all__ = ["DivergedError", "Interval", "Trainer"]
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LINES_PER_EPOCH = 10
+_NO_NUMBER, _CALMER = "the loss is no number any more", "a lower --lr, or --precision float32"
 
 
 class DivergedError(GvitError):
@@ -76,6 +77,7 @@ class Trainer:
     epoch: int = 0
     step: int = 0
     samples_seen: int = 0  # of the current epoch, over all ranks
+    _proven: bool = True
 
     def __init__(
         self,
@@ -201,11 +203,29 @@ class Trainer:
             self._scaler.unscale_(self._optimiser)
             for part in _parts(self.model):
                 nn.utils.clip_grad_norm_(part, optim.clip)
-        self._scaler.step(self._optimiser)
+        self._step()
         self._scaler.update()
         self._optimiser.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.model, step=self.step)
+
+    def _step(self) -> None:
+        """Let the optimiser step; only its first step tells whether a state that it was given is its own.
+
+        Raises:
+            GvitError: It is not.
+        """
+        try:
+            self._scaler.step(self._optimiser)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # each optimiser has its own way to fail
+            if self._proven:
+                raise
+            raise GvitError(
+                "the checkpoint's optimiser is damaged or another one: choose another --out"
+            ) from error
+        self._proven = True
 
     def _unsynchronised(self) -> contextlib.AbstractContextManager[None]:
         network = self._network
@@ -220,9 +240,7 @@ class Trainer:
         bad = self._bad_step.to(torch.float64)
         if self.ranks.any(bool(bad >= 0)):
             where = f" at step {int(bad) + 1}" if bad >= 0 else ""
-            raise DivergedError(
-                f"the loss is no number any more{where}", "a lower --lr, or --precision float32"
-            )
+            raise DivergedError(f"{_NO_NUMBER}{where}", _CALMER)
         moved, most = self.guide.report(self.ranks), self.config.guidance.max_psnr_loss
         if moved is not None and moved.psnr_loss > most:
             raise DivergedError(
@@ -254,10 +272,17 @@ class Trainer:
         return self.model if self.ema is None else self.ema.module
 
     def evaluate(self) -> Evaluation:
-        """Evaluate on all of the validation sets; all ranks at the same time."""
+        """Evaluate on all of the validation sets; all ranks at the same time.
+
+        Raises:
+            DivergedError: The loss is no number.
+        """
         model = cast("SetClassifier", self.evaluated)
         classify = classifier_of(model, self._type, self._view)
-        return evaluate(classify, self.val_loader, self.classes, self.ranks)
+        found = evaluate(classify, self.val_loader, self.classes, self.ranks)
+        if not math.isfinite(found.loss):
+            raise DivergedError(f"{_NO_NUMBER} when evaluated after step {self.step}", _CALMER)
+        return found
 
     def state(self) -> dict[str, Any]:
         """Return what a run needs to go on beside the weights, plain dicts and tensors; all ranks at once."""
@@ -271,15 +296,6 @@ class Trainer:
             "guide": self.guide.state(self.ranks),
         }
 
-    def _fit(self, moments: Any) -> bool:  # noqa: ANN401
-        """Tell whether what an optimiser remembers by the numbers of parameters is of their shapes."""
-        shapes = [p.shape for group in self._optimiser.param_groups for p in group["params"]]
-        return len({frozenset(of_one) for of_one in moments.values()}) <= 1 and all(
-            number in range(len(shapes)) and isinstance(value, Tensor) and value.shape in ((), shapes[number])
-            for number, of_one in moments.items()
-            for value in of_one.values()
-        )
-
     def restore(
         self, weights: Mapping[str, Tensor], ema: Mapping[str, Tensor] | None, state: dict[str, Any]
     ) -> None:
@@ -288,15 +304,13 @@ class Trainer:
         Raises:
             ValueError: It is of another shape; torch may raise nearly anything else on what is not its own.
         """
-        moments, own = state["optimiser"]["state"], self.state()
-        if not (_alike({**state, "optimiser": None}, {**own, "optimiser": None}) and self._fit(moments)):
+        if not _alike({**state, "optimiser": None}, {**self.state(), "optimiser": None}):
             raise ValueError("the state is of another shape")
         self.model.load_state_dict(weights)
         if self.ema is not None and ema is not None:
             self.ema.module.load_state_dict(ema)
-        self._optimiser.load_state_dict(
-            {**own["optimiser"], "state": moments}
-        )  # its settings are the config's
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._proven = False
         self._scaler.load_state_dict(state["scaler"])
         self._sums = state["sums"].to(self.ranks.device)
         self.guide.restore(state["guide"], self.ranks)
