@@ -244,5 +244,5 @@ def _blocks_of(
             if change is not None:
                 sets, rows = change(sets, here[wanted], rows)
             if kept is not None:
-                kept += (replace(row, row=len(kept) + i) for i, row in enumerate(rows))
+                kept += [replace(row, row=number) for number, row in enumerate(rows, len(kept))]
             yield BlockArrays(block.first, sets, labels[wanted])
