@@ -14,6 +14,7 @@ from fake_encode import BROKEN, fake_encode, make_flawed_source
 from gvit.commands.app import app
 from gvit.dataset.card import About, dataset_card
 from gvit.dataset.export import export_zarr
+from gvit.dataset.markdown import parse_front_matter
 from gvit.dataset.reader import open_dataset
 from gvit.dataset.verify import verify
 from gvit.schemas import ENCODINGS
@@ -34,6 +35,11 @@ def card(*arguments):
 
 def front_matter(text):
     return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_a_card_with_the_line_ends_of_another_system_is_read():
+    card = dataset_card(open_dataset(V1))
+    assert parse_front_matter(card.replace("\n", "\r\n").encode()) == front_matter(card)
 
 
 def test_the_front_matter_points_the_hub_to_the_rows_of_every_split():

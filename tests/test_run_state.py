@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +46,26 @@ def test_a_state_comes_back_as_it_was(place, tmp_path):
     assert read_state(place) == state
     written = json.loads((place.local / "run.json").read_bytes())
     assert {"schema_version", "fit_version", "fingerprint"} <= written.keys()
+
+
+def test_a_source_whose_name_is_no_text_comes_back(place, tmp_path):
+    strange = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    state = new_state(fingerprint_of(config(tmp_path, source=Path(strange))), replaced=False)
+    state = replace(state, fingerprint={**state.fingerprint, "source": strange})
+    save_state(place, state)
+    assert read_state(place) == state
+
+
+def test_a_state_that_the_disk_does_not_give_is_not_taken_for_none(place):
+    (place.local / "run.json").mkdir()
+    with pytest.raises(GvitError, match=r"run\.json cannot be read"):
+        read_state(place)
+
+
+def test_a_file_that_goes_while_lengths_are_read_hides_no_other(place, monkeypatch):
+    (place.path / "shard-000000.tar").write_bytes(b"abc")
+    monkeypatch.setattr(type(place), "names", lambda _: [".gone.tmp", "shard-000000.tar"])
+    assert place.lengths() == {"shard-000000.tar": 3}
 
 
 def test_no_state_is_none_and_a_damaged_one_is_refused(place):

@@ -27,7 +27,7 @@ from gvit.train.config import TrainConfig
 from gvit.train.recipes import RECIPES, h100_hours
 from gvit.train.run.metrics import MetricLog, Standing, read_metrics
 from gvit.train.run.report import draw_confusion, draw_curves
-from gvit.train.settings import differences, dump, merge, parse_assignment, plain
+from gvit.train.settings import differences, dump, merge, parse_assignment, plain, read_yaml
 
 SMALL = (
     *("--epochs", "2", "--batch-size", "16", "--set", "model.depth=1", "--set", "model.width=32"),
@@ -269,6 +269,13 @@ def test_an_assignment_reads_its_value_as_yaml():
     assert parse_assignment("a=null") == {"a": None}
     with pytest.raises(GvitError, match="is no value"):
         parse_assignment("a=[")
+
+
+@pytest.mark.parametrize("name", ["1e3", ".5e3", "12", "null", "2026-01-01"])
+def test_a_folder_that_looks_like_something_else_stays_a_folder(tmp_path, name):
+    path = tmp_path / "config.yaml"
+    path.write_text(dump({"run": {"out": name}}))
+    assert read_yaml(path) == {"run": {"out": name}}
 
 
 @pytest.mark.parametrize("text", ["- 1", "a: [", "3"])

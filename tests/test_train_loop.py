@@ -105,6 +105,27 @@ def test_a_run_whose_lines_sum_over_several_steps_resumes_amid_a_line(shards, tm
     assert_same_run(*outs)
 
 
+@pytest.mark.parametrize("name", ["lamb", "adafactor", "muon", "sgd"])
+def test_a_run_resumes_with_whatever_its_optimiser_remembers(shards, tmp_path, monkeypatch, name):
+    outs = [tmp_path / "whole", tmp_path / "resumed"]
+    optim = OptimConfig(name=name, ema=0.9)
+    train(config_of(shards, outs[0], optim=optim), console=SILENT)
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 6)
+        with pytest.raises(Interrupted):
+            train(config_of(shards, outs[1], optim=optim), console=SILENT)
+    train(config_of(shards, outs[1], optim=optim), console=SILENT)
+    assert_same_run(*outs)
+
+
+def test_an_evaluation_that_is_no_number_ends_the_run_and_is_not_saved(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "gvit.train.run.trainer.evaluate", lambda *args: replace(evaluate(*args), loss=float("nan"))
+    )
+    with pytest.raises(GvitError, match="no number any more when evaluated after step 4"):
+        train(config_of(shards, tmp_path), console=SILENT)
+
+
 def test_a_kill_after_a_checkpoint_repeats_what_was_lost_and_nothing_else(
     shards, tmp_path, whole, monkeypatch
 ):
