@@ -13,8 +13,7 @@ from .output import Json  # noqa: TC001 - typer reads the annotations
 __all__ = ["bench_app"]
 
 bench_app = typer.Typer(
-    help="Measure this machine: every figure beside something measured in the same run.",
-    no_args_is_help=True,
+    help="Measure this machine: every figure beside something measured in the same run.", no_args_is_help=True
 )
 
 Size = Annotated[int, typer.Option(help="Canvas, S x S pixels.", min=8)]

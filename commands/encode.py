@@ -97,8 +97,7 @@ ShardSize = Annotated[str, typer.Option(help="Images per shard, or auto.", rich_
 BatchSize = Annotated[str, typer.Option(help="Images fitted at once, or auto.", rich_help_panel=_RUN)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_RUN)]
 Workers = Annotated[
-    str,
-    typer.Option(help="Inline: CPU cores to fit on. Ray: workers. auto takes all.", rich_help_panel=_RUN),
+    str, typer.Option(help="Inline: CPU cores to fit on. Ray: workers. auto takes all.", rich_help_panel=_RUN)
 ]
 Engine = Annotated[
     str,

@@ -56,10 +56,7 @@ def info_command(destination: Destination, as_json: Json = False) -> None:
         print_summary(dataset, Console())
 
 
-def status_command(
-    destination: Begun,
-    as_json: Json = False,
-) -> None:
+def status_command(destination: Begun, as_json: Json = False) -> None:
     """Say how far an encode is, from its files alone: from another terminal, or another machine.
 
     Exit code 0: it is running or finished; 1: it has stopped before the end; 2: there is none.

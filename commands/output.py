@@ -7,15 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = [
-    "EXIT_BAD_INPUT",
-    "EXIT_FAILURES",
-    "EXIT_INTERRUPTED",
-    "EXIT_TERMINATED",
-    "Json",
-    "say",
-    "tell",
-]
+__all__ = ["EXIT_BAD_INPUT", "EXIT_FAILURES", "EXIT_INTERRUPTED", "EXIT_TERMINATED", "Json", "say", "tell"]
 
 EXIT_FAILURES = 1
 """Finished, with failures or faults that it reports; of `gvit status`: stopped before the end."""

@@ -53,8 +53,7 @@ MinPsnr = Annotated[
     float | None, typer.Option("--min-psnr", help="Lowest PSNR in dB.", rich_help_panel=_PART)
 ]
 MaxImages = Annotated[
-    int | None,
-    typer.Option("--max-images", help="How many at most, evenly spread.", rich_help_panel=_PART),
+    int | None, typer.Option("--max-images", help="How many at most, evenly spread.", rich_help_panel=_PART)
 ]
 _IMAGES = "For images"
 ImageSize = Annotated[
@@ -62,8 +61,7 @@ ImageSize = Annotated[
     typer.Option("--size", help="Side in pixels.", show_default="that of the fit", rich_help_panel=_IMAGES),
 ]
 TrueAspect = Annotated[
-    bool,
-    typer.Option("--true-aspect", help="The original's aspect, not a square.", rich_help_panel=_IMAGES),
+    bool, typer.Option("--true-aspect", help="The original's aspect, not a square.", rich_help_panel=_IMAGES)
 ]
 
 
@@ -198,8 +196,7 @@ def _facts(found: Verification) -> dict[str, Any]:
 
 
 Folder = Annotated[
-    Path,
-    typer.Argument(metavar="DST|RUN", help="Folder of a finished dataset, or of a run of gvit train."),
+    Path, typer.Argument(metavar="DST|RUN", help="Folder of a finished dataset, or of a run of gvit train.")
 ]
 License = Annotated[
     str | None,
@@ -209,8 +206,7 @@ Name = Annotated[str | None, typer.Option("--name", help="Name; that of a datase
 Origin = Annotated[str | None, typer.Option("--origin", help="Where the images are from: name or address.")]
 Keep = Annotated[bool, typer.Option("--keep", help="Keep a README.md that was edited by hand.")]
 Sheet = Annotated[
-    int,
-    typer.Option("--sheet", help="Dataset: images on the contact sheet; 0 for none.", min=0, max=1000),
+    int, typer.Option("--sheet", help="Dataset: images on the contact sheet; 0 for none.", min=0, max=1000)
 ]
 Model = Annotated[
     Path | None,

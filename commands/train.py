@@ -141,12 +141,7 @@ def train_command(
         "epochs": epochs,
         "batch_size": batch_size,
         "seed": seed,
-        "data": {
-            "shards": shards,
-            "val_shards": val_shards,
-            "val_fraction": val_fraction,
-            "cache": cache,
-        },
+        "data": {"shards": shards, "val_shards": val_shards, "val_fraction": val_fraction, "cache": cache},
         "model": {"name": model},
         "schedule": {"lr": lr},
         "optim": {"accumulate": accumulate},

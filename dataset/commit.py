@@ -50,13 +50,10 @@ def atomic_write(path: Path, data: bytes, *, durable: bool = True) -> None:
         OSError: it could not be written; the old file, if any, is untouched and no temporary is left.
     """
     with _temporary(path, secrets.token_hex(8)) as temporary:
-        if not durable:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-            return
-        _write_durably(temporary, data)
+        (_write_durably if durable else Path.write_bytes)(temporary, data)
         temporary.replace(path)
-        flush_folder(path.parent)
+        if durable:
+            flush_folder(path.parent)
 
 
 def write_manifest(dst: Path, manifest: Manifest) -> None:

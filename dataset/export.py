@@ -235,9 +235,9 @@ def _blocks_of(
     start = 0
     for number, block in enumerate(shard.mark.blocks):
         here = places[start : start + block.rows]
-        rows: Sequence[Row] = [stored_rows[start + i] for i in np.flatnonzero(here >= 0)]
-        start += block.rows
         wanted = here >= 0
+        rows: Sequence[Row] = [stored_rows[start + i] for i in np.flatnonzero(wanted)]
+        start += block.rows
         if wanted.any():
             stored, labels = shard.reader.read_block(number)
             sets = stored[wanted]

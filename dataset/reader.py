@@ -19,12 +19,7 @@ from ..schemas.checksums import PRIVATE, ZARR_NAME
 from ..schemas.encoding import ENCODINGS, decode
 from ..schemas.errors import DatasetError, GvitError
 from ..schemas.gaussians import NUM_FIELDS
-from ..schemas.manifest import (
-    BLOCK_ROWS,
-    MANIFEST_NAME,
-    Manifest,
-    read_manifest,
-)
+from ..schemas.manifest import BLOCK_ROWS, MANIFEST_NAME, Manifest, read_manifest
 from ..schemas.rows import ROW_SCHEMA
 from .open_shard import Shard, open_shard
 from .remote.urls import as_url

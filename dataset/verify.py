@@ -21,14 +21,7 @@ from ..schemas.encoding import decode
 from ..schemas.errors import DatasetError
 from ..schemas.files import check_file
 from ..schemas.gaussians import check_gaussians
-from ..schemas.manifest import (
-    MANIFEST_NAME,
-    DoneMark,
-    Manifest,
-    ShardSummary,
-    read_done_mark,
-    read_manifest,
-)
+from ..schemas.manifest import MANIFEST_NAME, DoneMark, Manifest, ShardSummary, read_done_mark, read_manifest
 from ..schemas.rows import MAX_PSNR
 from ..schemas.shards import BlockArrays, ShardReader, describe_tar
 from .open_shard import open_tar, read_rows

@@ -201,11 +201,7 @@ class Thumbnail:
 
 
 def draw_contact_sheet(
-    title: str,
-    note: str,
-    thumbnails: Sequence[Thumbnail],
-    gaussians: npt.NDArray[np.float32],
-    size: int,
+    title: str, note: str, thumbnails: Sequence[Thumbnail], gaussians: npt.NDArray[np.float32], size: int
 ) -> Image.Image:
     """Draw n thumbnails in their order, below a title and a line `note`.
 

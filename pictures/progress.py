@@ -72,12 +72,7 @@ class Display:
     """
 
     def __init__(
-        self,
-        name: str,
-        total: float,
-        console: Console | None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
+        self, name: str, total: float, console: Console | None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._name = name
         self._console = console
@@ -147,10 +142,9 @@ def showing(
             with lock:
                 done += count
                 pace.note(done)
-                left = pace.seconds_for(total - done)
-                eta = (
-                    "" if left is None else f", {pace.rate / per:.1f} {unit}/s, {plain_duration(left)} to go"
-                )
-                display.show(done, f"{shown(done)} of {shown(total)} {unit}{eta}")
+                text = f"{shown(done)} of {shown(total)} {unit}"
+                if (left := pace.seconds_for(total - done)) is not None:
+                    text += f", {pace.rate / per:.1f} {unit}/s, {plain_duration(left)} to go"
+                display.show(done, text)
 
         yield add

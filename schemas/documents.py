@@ -12,6 +12,7 @@ import math
 import re
 import types
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -84,10 +85,9 @@ def to_json(value: Any) -> bytes:  # noqa: ANN401
     for field in fields(value):
         if OPTIONAL in field.metadata and document[field.name] is None:
             del document[field.name]
-    try:
+    with suppress(UnicodeEncodeError):  # of a path that is no text
         return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    except UnicodeEncodeError:  # a path that is no text
-        return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
+    return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
 
 
 @dataclass(frozen=True, slots=True)

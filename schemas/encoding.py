@@ -92,12 +92,7 @@ ENCODINGS: dict[str, Encoding] = {
         _float_encoding("<f2", FLOAT16_MAX_SIZE),
         _float_encoding("<f4", None),
         Encoding(
-            "compact",
-            np.dtype(np.uint8),
-            COMPACT_BYTES,
-            COMPACT_MAX_SIZE,
-            encode_compact,
-            decode_compact,
+            "compact", np.dtype(np.uint8), COMPACT_BYTES, COMPACT_MAX_SIZE, encode_compact, decode_compact
         ),
     )
 }

@@ -22,14 +22,7 @@ __all__ = ["Member", "list_members", "opened_tar"]
 _LONG_NAME, _LONG_LINK, _GLOBAL = b"L", b"K", b"g"  # GNU's and PAX's own
 _EXTENDED = (b"x", b"X")
 _WITHOUT_DATA = frozenset(  # whatever size their headers say: some programs write that of a link's target
-    {
-        tarfile.LNKTYPE,
-        tarfile.SYMTYPE,
-        tarfile.CHRTYPE,
-        tarfile.BLKTYPE,
-        tarfile.DIRTYPE,
-        tarfile.FIFOTYPE,
-    }
+    {tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE}
 )
 _MAX_EXTENSION = 2**16  # of what such a header may say, names included
 _MAX_PADDING = 2**20  # of zeros after the end

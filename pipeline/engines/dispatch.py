@@ -122,7 +122,4 @@ def _halves(part: BlockPlan) -> list[BlockPlan]:
     if len(part.entries) == 1:
         return [part]
     middle = len(part.entries) // 2
-    return [
-        BlockPlan(part.first, part.entries[middle:]),
-        BlockPlan(part.first, part.entries[:middle]),
-    ]
+    return [BlockPlan(part.first, part.entries[middle:]), BlockPlan(part.first, part.entries[:middle])]

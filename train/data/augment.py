@@ -173,11 +173,7 @@ def _map(aspect: Tensor, draw: Callable[[str, int], Tensor], config: AugmentConf
         chance = draw("affine", AFFINE_DRAWS)
         steps.append(
             small_affine(
-                chance,
-                rotate=config.rotate,
-                translate=config.translate,
-                zoom=config.zoom,
-                shear=config.shear,
+                chance, rotate=config.rotate, translate=config.translate, zoom=config.zoom, shear=config.shear
             )
         )
     first, *others = steps

@@ -58,9 +58,7 @@ def evaluation_view(config: AugmentConfig, smallest: float) -> AugmentConfig:
         smallest: Standard deviation that a fit may give, in canvas units.
     """
     return AugmentConfig(
-        frame=config.frame,
-        center_fraction=config.center_fraction,
-        min_scale=max(config.min_scale, smallest),
+        frame=config.frame, center_fraction=config.center_fraction, min_scale=max(config.min_scale, smallest)
     )
 
 

@@ -126,11 +126,7 @@ class SourceImages:
 
 
 def read_all(
-    dataset: Dataset,
-    read: Callable[[Row], Tensor | None],
-    shape: tuple[int, ...],
-    path: Path,
-    ranks: Ranks,
+    dataset: Dataset, read: Callable[[Row], Tensor | None], shape: tuple[int, ...], path: Path, ranks: Ranks
 ) -> Tensor:
     """Read something for each set of a dataset once, before training begins.
 

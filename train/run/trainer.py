@@ -217,14 +217,11 @@ class Trainer:
         """
         try:
             self._scaler.step(self._optimiser)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # each optimiser has its own way to fail
-            if self._proven:
+            if self._proven or isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise GvitError(
-                "the checkpoint's optimiser is damaged or another one: choose another --out"
-            ) from error
+            why = "the checkpoint's optimiser is damaged or another one: choose another --out"
+            raise GvitError(why) from error
         self._proven = True
 
     def _unsynchronised(self) -> contextlib.AbstractContextManager[None]:
