@@ -120,7 +120,8 @@ def test_the_merged_config_beside_the_run_trains_the_same(shards, trained):
     assert saved["model"]["depth"] == 1
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_ends_with_130(shards, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 143)])
+def test_a_signal_saves_says_how_to_go_on_and_ends_with_its_code(shards, tmp_path, number, code):
     script = "from gvit.commands.app import train_main; train_main()"
     command = [sys.executable, "-c", script, "--shards", str(shards), "--out", str(tmp_path / "run"), *SMALL]
     command += ["--epochs", "100000", "--set", "run.log_every=1"]
@@ -130,9 +131,9 @@ def test_ctrl_c_saves_says_how_to_go_on_and_ends_with_130(shards, tmp_path):
     deadline = time.monotonic() + 60
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "interrupted and saved at step" in said
     assert "run the same command again" in said
     assert "Traceback" not in said
@@ -344,7 +345,7 @@ def test_pictures_show_what_they_are_given(tmp_path):
     draw_curves(points, tmp_path / "curves.png")
     draw_curves([], tmp_path / "empty.png")
     confusion = torch.tensor([[9, 1], [0, 5]]).numpy()
-    draw_confusion(confusion, ["cat", "dog"], tmp_path / "confusion.png")
+    draw_confusion(confusion, ["cat\nof the house", "\n"], tmp_path / "confusion.png")
     curves, empty = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("curves", "empty"))
     blue = (np.abs(curves.astype(int) - (32, 96, 176)).max(-1) < 40).sum()
     assert blue > (np.abs(empty.astype(int) - (32, 96, 176)).max(-1) < 40).sum() + 200

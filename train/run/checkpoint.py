@@ -244,7 +244,7 @@ def read_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
             about=about,
             model=load_file(folder / _MODEL),
             ema=load_file(averaged) if averaged.exists() else None,
-            state=torch.load(folder / _STATE, weights_only=True) if with_state else {},
+            state=torch.load(folder / _STATE, map_location="cpu", weights_only=True) if with_state else {},
         )
     except Exception as error:  # on damaged bytes these two raise nearly anything
         raise _damaged(folder, f"{type(error).__name__}") from error

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a run that is asked to stop does so where it can be saved."""
+"""Ctrl-C, SIGTERM and SIGHUP: a run that is asked to stop does so where it can be saved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         step: Updates that are saved.
-        terminated: By SIGTERM rather than Ctrl-C.
+        terminated: By SIGTERM or SIGHUP rather than Ctrl-C.
     """
 
     def __init__(self, step: int, *, terminated: bool) -> None:
@@ -35,14 +35,19 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stoppable() -> Generator[StopRequest]:
-    """Turn the first Ctrl-C or SIGTERM into a request; a second one ends the process as usual."""
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request; a second one ends the process as usual.
+
+    A SIGHUP that is ignored, as under nohup, stays so.
+    """
     stop = StopRequest()
 
     def request(number: int, _frame: FrameType | None) -> None:
-        stop.requested, stop.terminated = True, number == signal.SIGTERM
+        stop.requested, stop.terminated = True, number != signal.SIGINT
         signal.signal(number, before[number])
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     try:
         before = {int(number): signal.getsignal(number) for number in numbers}
         for number in numbers:

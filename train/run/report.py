@@ -84,7 +84,7 @@ def draw_confusion(confusion: npt.NDArray[np.int64], classes: Sequence[str], pat
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(12)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    for row, name in enumerate(classes):
+    for row, name in enumerate(" ".join(name.split()) for name in classes):  # on one line
         middle = _LABEL + _CELL * row + _CELL // 2
         draw.text((_LABEL - 8, middle), name[:14], fill=_INK, font=font, anchor="rm")
         draw.text((middle, _LABEL - 8), name[:4], fill=_INK, font=font, anchor="mb")
