@@ -28,11 +28,20 @@ def with_front_matter(front: dict[str, Any], text: str) -> str:
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n{text}\n"
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases: a few of them stand for more than a machine can hold."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
+
+
 def parse_front_matter(card: bytes | None) -> dict[str, Any]:
     """Return what the front matter of a card says, nothing where there is none that can be read."""
     try:
         _, front, _ = (card or b"").decode().replace("\r\n", "\n").split("---\n", 2)
-        found = yaml.safe_load(front)
+        found = yaml.load(front, _Loader)  # noqa: S506 - it is a safe one
     except (ValueError, RecursionError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}

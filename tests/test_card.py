@@ -42,6 +42,12 @@ def test_a_card_with_the_line_ends_of_another_system_is_read():
     assert parse_front_matter(card.replace("\n", "\r\n").encode()) == front_matter(card)
 
 
+@pytest.mark.parametrize("use", ["[*a, *a]", "{<<: [*a, *a]}", "*a"])
+def test_a_card_whose_front_matter_refers_to_itself_has_none(use):
+    assert parse_front_matter(f"---\na: &a {{x: y}}\nb: {use}\n---\n".encode()) == {}
+    assert parse_front_matter(b"---\na: {x: y}\n---\n") == {"a": {"x": "y"}}
+
+
 def test_the_front_matter_points_the_hub_to_the_rows_of_every_split():
     front = front_matter(dataset_card(open_dataset(V1)))
     (rows,) = front["configs"]

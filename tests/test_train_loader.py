@@ -203,6 +203,9 @@ def test_a_container_limits_the_free_memory(tmp_path, monkeypatch):
     for limit, free in (("max\n", 500 * 1024), ("3000\n", 2000), ("900\n", 0)):
         (tmp_path / "memory.max").write_text(limit)
         assert loader_module.free_memory() == free
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 700\nactive_file 100\n")
+    assert loader_module.free_memory() == 2700
     meminfo.unlink()
     (tmp_path / "memory.max").unlink()
     assert loader_module.free_memory() > 0

@@ -303,7 +303,9 @@ def _machine_free() -> int:
 
 
 def _container_free() -> float:
-    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
+    limit, used, parts = (CGROUP / f"memory.{name}" for name in ("max", "current", "stat"))
     if not limit.exists() or limit.read_text().strip() == "max":
         return float("inf")
-    return int(limit.read_text()) - int(used.read_text())
+    lines = parts.read_text().splitlines() if parts.exists() else []
+    pages = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    return int(limit.read_text()) - int(used.read_text()) + pages  # pages of files that the kernel gives back
