@@ -26,9 +26,9 @@ class _Dumper(yaml.SafeDumper):
     """YAML that the loader reads as it was: a folder called 1e3 is quoted."""
 
 
+_NUMBER = re.compile(r"[-+]?(\.[0-9]|[0-9])[0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+")
 for _kind in (_Loader, _Dumper):
-    _number = re.compile(r"[-+]?(\.[0-9]|[0-9])[0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+")
-    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _number, list("-+.0123456789"))
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
 
 
 def read_yaml(path: Path) -> Settings:
