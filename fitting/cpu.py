@@ -12,12 +12,21 @@ from ..rendering.strips import SCREEN_FIELDS, Workspace
 from .optimise import Rates, blend_and_compare, descend, gather_gradients, place_on_screen
 from .relocate import Relocation, relocate
 
-__all__ = ["fit_end", "fit_image", "fit_start", "next_uniform", "sample_start", "to_strips"]
+__all__ = [
+    "DETAIL_SHARE",
+    "MAX_ASPECT",
+    "SCALE_PER_DISTANCE",
+    "START_LOGIT",
+    "fit_image",
+    "next_uniform",
+    "sample_start",
+    "to_strips",
+]
 
 _HALF_AHEAD = (
     0.8  # a coarse canvas has less detail to miss: its error must be this much lower to count as enough
 )
-_MAX_ASPECT = 128.0  # longer ones are shortened: 0.01 dB, and float32 conics (gsplat's) stay exact
+MAX_ASPECT = 128.0  # longer ones are shortened: 0.01 dB, and float32 conics (gsplat's) stay exact
 
 
 @inlined
@@ -67,7 +76,7 @@ def _to_fields(params: Floats, size: int, count: int, min_scale: float, out: Flo
         half = 0.5 * (xx - yy)
         sx = math.sqrt(0.5 * (xx + yy) + math.sqrt(half * half + xy * xy))
         sy = max(l11 * l22 / sx, min_scale / to_canvas)
-        sx = min(sx, _MAX_ASPECT * sy)
+        sx = min(sx, MAX_ASPECT * sy)
         theta = 0.5 * math.atan2(2.0 * xy, xx - yy)
         out[i, 0] = params[0, i] * to_canvas - 1.0
         out[i, 1] = params[1, i] * to_canvas - 1.0
@@ -89,18 +98,6 @@ def _to_planes(pixels: np.ndarray) -> Floats:
             for c in range(3):
                 planes[c, y, x] = pixels[y, x, c] * np.float32(1.0 / 255.0)
     return planes
-
-
-@kernel
-def fit_start(pixels: np.ndarray, seed: int | np.uint64, count: int, params: Floats) -> None:
-    """The parameters [9, >= count] (see `optimise`) that a fit of uint8 [S, S, 3] starts from."""
-    sample_start(_to_planes(pixels), params, count, np.full(1, seed, np.uint64))
-
-
-@kernel
-def fit_end(params: Floats, size: int, fields: Floats) -> None:
-    """Parameters [9, >= N] of a fit at S x S as canonical fields float32 [N, 9] out."""
-    _to_fields(params, size, fields.shape[0], 0.5 / size, fields)
 
 
 @kernel
@@ -166,10 +163,10 @@ def fit_image(
     return best
 
 
-_DETAIL_SHARE = 0.7  # of the Gaussians go by squared gradient, the rest anywhere
-_SCALE_PER_DISTANCE = 0.6  # standard deviation, in mean distances to the three nearest neighbours
+DETAIL_SHARE = 0.7  # of the Gaussians go by squared gradient, the rest anywhere
+SCALE_PER_DISTANCE = 0.6  # standard deviation, in mean distances to the three nearest neighbours
 _NEIGHBOURS = 3
-_OPACITY_LOGIT = 2.0  # opacity 0.88
+START_LOGIT = 2.0  # opacity 0.88
 
 
 @inlined
@@ -198,10 +195,10 @@ def _cumulative_detail(planes: Floats) -> np.ndarray:
             dy = light[below, x] - light[above, x]
             weight[y * size + x] = dx * dx + dy * dy
             total += weight[y * size + x]
-    per_detail = _DETAIL_SHARE / total if total > 0 else 0.0
+    per_detail = DETAIL_SHARE / total if total > 0 else 0.0
     running = 0.0
     for i in range(size * size):
-        running += weight[i] * per_detail + (1.0 - _DETAIL_SHARE) / (size * size)
+        running += weight[i] * per_detail + (1.0 - DETAIL_SHARE) / (size * size)
         weight[i] = running
     return weight
 
@@ -263,9 +260,9 @@ def sample_start(planes: Floats, params: Floats, count: int, state: np.ndarray) 
     for i in range(count):
         pixel = pixels[order[i]]
         y, x = pixel // size, pixel % size
-        scale = min(max(_SCALE_PER_DISTANCE * distances[order[i]], 0.5), 0.25 * size)
+        scale = min(max(SCALE_PER_DISTANCE * distances[order[i]], 0.5), 0.25 * size)
         params[0, i], params[1, i] = x + 0.5, y + 0.5
         params[2, i], params[3, i], params[4, i] = math.log(scale), 0.0, math.log(scale)
         for c in range(3):
             params[5 + c, i] = planes[c, y, x]
-        params[8, i] = _OPACITY_LOGIT
+        params[8, i] = START_LOGIT

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..rendering.arrays import psnr
+from ..rendering.arrays import MIN_MEAN_ERROR, psnr
 from ..rendering.cpu import render_batch
 from ..rendering.lanes import LANES
 from ..rendering.strips import Workspace, make_workspace
-from ..schemas.encoding import decode, encode
+from ..schemas.encoding import decode, encode, get_encoding
 from ..schemas.errors import GvitError
 from ..schemas.gaussians import NUM_FIELDS
 from .cpu import fit_image
@@ -26,6 +26,7 @@ from .relocate import Relocation
 
 if TYPE_CHECKING:
     from .config import FitConfig
+    from .cuda import GpuFit
 
 __all__ = ["RATES", "RELOCATION", "FitResult", "Fitter", "cost_of", "schedule"]
 
@@ -126,6 +127,7 @@ class Fitter:
         self._threads = threads
         self.stages = schedule(config)
         self._local = threading.local()
+        self._on_gpu: GpuFit | None = None
 
     def fit(self, targets: npt.NDArray[np.uint8], keys: Sequence[str]) -> FitResult:
         """Fit a set to each image.
@@ -135,7 +137,7 @@ class Fitter:
             keys: [B]; the random choices of an image hang on its key alone.
         """
         if self._device == "cuda":
-            return self._fit_on_cuda(targets, keys)
+            return self._fit_on_gpu(targets, keys)
         if self._threads == 1 or len(keys) == 1:
             fitted = [self._fit_one(*image) for image in zip(targets, keys, strict=True)]
         else:
@@ -144,20 +146,43 @@ class Fitter:
         stored, quality, errors, cost = zip(*fitted, strict=True)
         return FitResult(np.stack(stored), np.array(quality), list(errors), np.array(cost))
 
-    def _fit_on_cuda(self, targets: npt.NDArray[np.uint8], keys: Sequence[str]) -> FitResult:
-        from .cuda import fit_on_cuda, render_on_cuda  # torch and gsplat, only where there is a GPU
+    def _fit_on_gpu(self, targets: npt.NDArray[np.uint8], keys: Sequence[str]) -> FitResult:
+        """Fit in batches of what the GPU's memory holds."""
+        gpu = self._gpu(len(keys))
+        seeds = [_image_seed(self._config.seed, key) for key in keys]
+        steps = range(0, len(keys), gpu.capacity)
+        parts = [
+            self._batch_on_gpu(gpu, targets[at : at + gpu.capacity], seeds[at : at + gpu.capacity])
+            for at in steps
+        ]
+        stored, quality = (np.concatenate(part) for part in zip(*parts, strict=True))
+        cost = np.full(len(keys), cost_of(self._config, self.stages, self.stages[:, 1]))
+        return FitResult(stored, quality, [_DIVERGED if np.isnan(q) else None for q in quality], cost)
 
-        config = self._config
-        seeds = [_image_seed(config.seed, key) for key in keys]
-        count, threads = config.num_gaussians, self._threads
-        fields = fit_on_cuda(targets, seeds, count, self.stages, RATES, RELOCATION, threads)
-        finite = np.asarray(np.isfinite(fields).all((1, 2)))
-        stored = encode(np.where(finite[:, None, None], fields, 0.0), self._encoding, config.size)
-        renderings = render_on_cuda(decode(stored, self._encoding), config.size)
-        quality = [psnr(image, target) for image, target in zip(renderings, targets, strict=True)]
-        cost = np.full(len(keys), cost_of(config, self.stages, self.stages[:, 1]))
-        errors = [None if good else _DIVERGED for good in finite]
-        return FitResult(stored, np.where(finite, quality, math.nan), errors, cost)
+    def _batch_on_gpu(
+        self, gpu: GpuFit, targets: npt.NDArray[np.uint8], seeds: Sequence[int]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+        """Stored sets and their PSNR; NaN where the fit diverged."""
+        encoding = get_encoding(self._encoding)
+        fields = gpu.fit(targets, seeds)
+        finite = np.isfinite(fields).all((1, 2))
+        if encoding.columns == NUM_FIELDS:  # floats; the GPU has rounded them
+            stored, decoded = fields.astype(encoding.dtype), None
+        else:
+            stored = encode(np.nan_to_num(fields), self._encoding, self._config.size)
+            decoded = decode(stored, self._encoding)
+        mean = gpu.measure(len(seeds), decoded) / targets[0].size
+        quality = -10.0 * np.log10(np.maximum(mean, MIN_MEAN_ERROR))
+        return stored, np.where(finite, quality, math.nan)
+
+    def _gpu(self, images: int) -> GpuFit:
+        """The GPU's part, with memory for so many images where they fit."""
+        from . import cuda  # torch and the kernels, only where there is a GPU
+
+        if self._on_gpu is None or self._on_gpu.capacity < min(images, cuda.MOST_IMAGES):
+            self._on_gpu = None  # gives its memory back first
+            self._on_gpu = cuda.make_fit(self._config, self._encoding, RATES, RELOCATION, self.stages, images)
+        return self._on_gpu
 
     def _workspace(self) -> Workspace:
         """The calling thread's scratch memory."""

@@ -8,7 +8,10 @@ from importlib.util import find_spec
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["psnr", "render_batch", "render_numpy"]
+__all__ = ["MIN_MEAN_ERROR", "psnr", "render_batch", "render_numpy"]
+
+MIN_MEAN_ERROR = 1e-10
+"""Below it a rendering counts as perfect: 100 dB."""
 
 
 def render_batch(
@@ -47,4 +50,4 @@ def psnr(rendering: npt.NDArray[np.float32], target: npt.NDArray[np.uint8]) -> f
     """
     shown = rendering.clip(0.0, 1.0).transpose(1, 2, 0).astype(np.float64)
     error = float(np.square(shown - target / 255.0).mean())
-    return -10.0 * math.log10(max(error, 1e-10))
+    return -10.0 * math.log10(max(error, MIN_MEAN_ERROR))

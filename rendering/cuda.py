@@ -1,141 +1,85 @@
-"""The CUDA backend: gsplat's tile rasteriser under the blending rule, a whole batch in one call.
+"""The CUDA backend: our own kernels on torch's tensors.
 
-gsplat compiles its kernels at first use, with nvcc, in minutes. Here that happens once per machine under a
-file lock, says so while it lasts, and says what went wrong when it fails.
+A warp blends one tile of 16 x 16 pixels front to back, and walks it again for the gradient; nothing is sorted,
+nothing added atomically, and nothing waits for the host, so the same sets give the same bits.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
-from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from ..schemas.errors import GvitError
-from ..schemas.extras import advice_for
-from ..schemas.gaussians import RULE
-from .cores import usable_cores
-from .drawable import DRAWABLE_LIMIT
+if TYPE_CHECKING:
+    from .launcher import Kernels
 
-__all__ = ["load_kernels", "rasterize_cuda", "render_cuda"]
+__all__ = ["MOMENTS", "RECORD", "chunks_of", "project", "render_gradient", "render_image", "tile_grid", "tiles_of"]
 
+RECORD = 16
+"""float32 values of a Gaussian on the screen, see `Record` in kernels/raster.cuh."""
+MOMENTS = 9
 _TILE = 16
-_NEEDED = "gsplat needs nvcc (the CUDA toolkit, of the version that torch was built with) and a C++ compiler"
+_MOMENT_BYTES = 1 << 30  # of scratch memory in a backward pass; more images are taken in parts
+_PROJECT_THREADS = 128
 
 
-@cache
-def load_kernels() -> Any:  # noqa: ANN401
-    """Import gsplat with its kernels, building them where this is the first use on this machine.
-
-    Raises:
-        GvitError: There is no CUDA device, or the kernels cannot be built; the sentence says why.
-    """
-    if not torch.cuda.is_available():
-        raise GvitError("there is no CUDA device that torch can use; render and fit with device cpu")
-    major, minor = torch.cuda.get_device_capability()
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", f"{major}.{minor}")
-    os.environ.setdefault("MAX_JOBS", str(usable_cores()))
-    lock = Path(tempfile.gettempdir()) / f"gvit-gsplat-build-{os.getuid()}.lock"
-    with FileLock(lock):  # one process of this machine and user builds, the others wait and find it built
-        sys.stderr.write("loading gsplat's CUDA kernels (built once per machine, which takes minutes)\n")
-        try:
-            from gsplat.cuda import _backend, _wrapper
-        except ModuleNotFoundError as error:
-            raise GvitError(advice_for(error.name or "") or str(error)) from error
-        except Exception as error:  # whatever the compiler, the linker or the loader says is the real cause
-            detail = " | ".join(line for line in str(error).splitlines() if line.strip())[-2000:]
-            raise GvitError(f"gsplat's CUDA kernels could not be built: {detail}. {_NEEDED}") from error
-    if _backend._C is None:  # pyright: ignore[reportPrivateUsage]
-        raise GvitError(f"gsplat's CUDA kernels could not be built: no CUDA toolkit was found. {_NEEDED}")
-    return _wrapper
+def tiles_of(height: int, width: int) -> int:
+    """Return how many tiles an image has."""
+    return -(-height // _TILE) * -(-width // _TILE)
 
 
-def _drawable(gaussians: Tensor) -> Tensor:
-    """Which Gaussians [B, N] can be drawn: finite, with an extent, not absurdly far."""
-    finite = gaussians.isfinite().all(-1)
-    near = (gaussians[..., :4].abs() < DRAWABLE_LIMIT).all(-1)
-    return finite & near & (gaussians[..., 2:4] > 1 / DRAWABLE_LIMIT).all(-1)
+def chunks_of(count: int) -> int:
+    """Return how many words of 32 bits hold a bit for each Gaussian."""
+    return -(-count // 32)
 
 
-def project(gaussians: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sets [B, N, 9] to what gsplat takes: means [B, N, 2] (pixels), conics [B, N, 3], int32 radii [B, N, 2].
-
-    The conic is the inverse of D R S^2 R' D, built from the inverse scales so that nothing cancels. The radii
-    reach to where alpha falls to alpha_min; 0 leaves a Gaussian out.
-    """
-    x, y, sx, sy, theta = gaussians[..., :5].unbind(-1)
-    means = torch.stack([(x + 1) * (0.5 * width), (y + 1) * (0.5 * height)], -1)
-    cos, sin = theta.cos(), theta.sin()
-    per_x, per_y = 2.0 / width, 2.0 / height
-    u, v = sx.reciprocal().square(), sy.reciprocal().square()
-    conics = torch.stack(
-        [
-            per_x * per_x * (cos * cos * u + sin * sin * v),
-            per_x * per_y * cos * sin * (u - v),
-            per_y * per_y * (sin * sin * u + cos * cos * v),
-        ],
-        -1,
-    )
-    with torch.no_grad():
-        reach = (2.0 * (gaussians[..., 8] / RULE.alpha_min).log()).clamp(min=0.0).sqrt()
-        extent_x = 0.5 * width * ((cos * sx).square() + (sin * sy).square()).sqrt()
-        extent_y = 0.5 * height * ((sin * sx).square() + (cos * sy).square()).sqrt()
-        radii = (reach[..., None] * torch.stack([extent_x, extent_y], -1)).ceil()
-        seen = gaussians[..., 8] >= RULE.alpha_min
-        radii = torch.where(seen[..., None], radii.clamp(min=1.0, max=2.0**20), 0.0).int()
-    return means, conics, radii
+def project(kernels: Kernels, sets: Tensor, height: int, width: int) -> Tensor:
+    """Put sets [B, N, 9] on the screen: records [B, N, 16]."""
+    batch, count = sets.shape[:2]
+    records = sets.new_empty(batch, count, RECORD)
+    threads = min(kernels.threads, _PROJECT_THREADS)
+    grid = (-(-batch * count // threads), 1)
+    kernels.launch("project", grid, threads, sets, records, batch * count, height, width)
+    return records
 
 
-def rasterize_cuda(
-    means: Tensor, conics: Tensor, radii: Tensor, colours: Tensor, opacities: Tensor, height: int, width: int
-) -> tuple[Tensor, Tensor]:
-    """Blend Gaussians front to back with gsplat, in one call for the whole batch.
-
-    Args:
-        means: [B, N, 2], pixels.
-        conics: [B, N, 3], inverse covariances (xx, xy, yy) in pixels.
-        radii: int32 [B, N, 2], pixels along x and y; 0 leaves a Gaussian out.
-        colours: [B, N, 3].
-        opacities: [B, N].
-        height: Rows.
-        width: Columns.
-
-    Returns:
-        Premultiplied colour [B, H, W, 3] and coverage [B, H, W, 1].
-    """
-    kernels = load_kernels()
-    batch, count = opacities.shape
-    depths = torch.arange(count, dtype=torch.float32, device=means.device).expand(batch, count).contiguous()
-    tiles_x, tiles_y = -(-width // _TILE), -(-height // _TILE)
-    _, ids, flat = kernels.isect_tiles(
-        means.detach(), radii, depths, _TILE, tiles_x, tiles_y, packed=False, n_images=batch
-    )
-    offsets = kernels.isect_offset_encode(ids, batch, tiles_x, tiles_y)
-    return kernels.rasterize_to_pixels(
-        means, conics, colours, opacities, width, height, _TILE, offsets, flat, packed=False
-    )
+def render_image(kernels: Kernels, sets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Render float32 sets [B, N, 9], contiguous; return image [B, 3, H, W] and coverage [B, H, W]."""
+    batch, count = sets.shape[:2]
+    image, coverage = sets.new_empty(batch, 3, height, width), sets.new_empty(batch, height, width)
+    if batch:
+        records = project(kernels, sets, height, width)
+        grid, threads = tile_grid(kernels, height, width, batch)
+        kernels.launch("forward", grid, threads, records, image, coverage, count, height, width)
+    return image, coverage
 
 
-def render_cuda(gaussians: Tensor, height: int, width: int) -> Tensor:
-    """Render sets [B, N, 9] on their GPU: float32 [B, 3, H, W], not clipped, differentiable.
+def render_gradient(
+    kernels: Kernels, sets: Tensor, image: Tensor, coverage: Tensor, upstream: Tensor
+) -> Tensor:
+    """Return dL/d(sets) [B, N, 9] of dL/d(image) [B, 3, H, W], given what `render_image` took and gave."""
+    gradient = torch.empty_like(sets)
+    (batch, count), (height, width) = sets.shape[:2], image.shape[2:]
+    tiles, words = tiles_of(height, width), chunks_of(count)
+    step = max(1, min(batch, _MOMENT_BYTES // (4 * MOMENTS * tiles * count)))
+    partial = sets.new_empty(step, tiles, count, MOMENTS)
+    hits = torch.empty(step, tiles, words, dtype=torch.int32, device=sets.device)
+    threads = min(kernels.threads, _PROJECT_THREADS)
+    for first in range(0, batch, step):
+        part = slice(first, first + step)
+        some = sets[part]
+        records = project(kernels, some, height, width)
+        grid, tile_threads = tile_grid(kernels, height, width, len(some))
+        inputs = (records, image[part], coverage[part], upstream[part], partial, hits)
+        kernels.launch("backward", grid, tile_threads, *inputs, count, height, width)
+        over_sets = (-(-count // threads), len(some))
+        outputs = (some, records, partial, hits, gradient[part])
+        kernels.launch("gather", over_sets, threads, *outputs, count, height, width)
+    return gradient
 
-    What cannot be drawn is left out and receives no gradient. One host synchronisation, inside gsplat's
-    `isect_tiles`. gsplat evaluates the conic form in float32: beyond an aspect of about 200 it loses 1e-3 of
-    alpha. Its gradients are summed by atomics, so they differ in the last bits from run to run.
 
-    Raises:
-        GvitError: The Gaussians are not on a GPU, or gsplat's kernels cannot be had.
-    """
-    if not gaussians.is_cuda:
-        raise GvitError("the cuda backend renders Gaussians that live on a GPU; these live on the CPU")
-    harmless = torch.tensor([0, 0, 1, 1, 0, 0, 0, 0, 0], dtype=torch.float32, device=gaussians.device)
-    sets = torch.where(_drawable(gaussians)[..., None], gaussians.float(), harmless)
-    means, conics, radii = project(sets, height, width)
-    colour, coverage = rasterize_cuda(means, conics, radii, sets[..., 5:8], sets[..., 8], height, width)
-    return ((1.0 + RULE.epsilon) * colour / (coverage + RULE.epsilon)).permute(0, 3, 1, 2)
+def tile_grid(kernels: Kernels, height: int, width: int, batch: int) -> tuple[tuple[int, int], int]:
+    """Return blocks and threads of a block for a kernel that gives each tile of each image a warp."""
+    blocks = -(-tiles_of(height, width) // kernels.tile_warps)
+    return (blocks, batch), min(kernels.threads, 32 * kernels.tile_warps)

@@ -1,4 +1,7 @@
-"""The differentiable operator: sets of Gaussians in, images out, on whichever backend fits."""
+"""The differentiable operator: sets of Gaussians in, images out, on whichever backend fits.
+
+It is one node of torch's graph each way, so that torch.compile keeps it, and float32 whatever the autocast.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +17,7 @@ from .reference import render_reference
 
 __all__ = ["Backend", "render"]
 
-Backend: TypeAlias = Literal["auto", "cpu", "cuda", "reference"]
-
-
-class _CpuRender(torch.autograd.Function):
-    """The numba kernels under torch autograd; the backward pass blends again, so only the sets are kept."""
-
-    @staticmethod
-    def forward(ctx: Any, gaussians: Tensor, height: int, width: int) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(gaussians)
-        sets = gaussians.detach().float().numpy()
-        return torch.from_numpy(render_batch(sets, height, width, torch.get_num_threads()))
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        (gaussians,) = ctx.saved_tensors
-        sets = gaussians.detach().float().numpy()
-        gradient = gradient_batch(sets, upstream[0].float().numpy(), torch.get_num_threads())
-        return torch.from_numpy(gradient).to(gaussians.dtype), None, None
+Backend: TypeAlias = Literal["auto", "cpu", "cuda", "gsplat", "reference"]
 
 
 def render(gaussians: Tensor, height: int, width: int, backend: Backend = "auto") -> Tensor:
@@ -42,7 +28,8 @@ def render(gaussians: Tensor, height: int, width: int, backend: Backend = "auto"
             drawn (a field that is not finite, no extent) is left out and receives no gradient.
         height: Rows of the images, at least 1.
         width: Columns of the images, at least 1.
-        backend: "cpu" (numba), "cuda" (gsplat), "reference" (dense float64); "auto" goes by the device.
+        backend: "cpu" (numba), "cuda" (our own kernels), "gsplat" (on a GPU), "reference" (dense float64);
+            "auto" goes by the device.
 
     Returns:
         [B, 3, H, W], float32 (float64 from the reference), not clipped, differentiable once.
@@ -54,14 +41,70 @@ def render(gaussians: Tensor, height: int, width: int, backend: Backend = "auto"
         raise GvitError(f"Gaussians to render must be [B, N, {NUM_FIELDS}], not {list(gaussians.shape)}.")
     if height < 1 or width < 1:
         raise GvitError(f"An image to render must be at least 1 x 1 pixels, not {height} x {width}.")
-    if backend == "auto":
-        backend = "cuda" if gaussians.is_cuda else "cpu"
     if backend == "reference":
         return render_reference(gaussians, height, width).image
-    if backend == "cuda":
-        from .cuda import render_cuda  # gsplat is imported only where there is a GPU
-
-        return render_cuda(gaussians, height, width)
-    if gaussians.is_cuda:
+    if backend in ("cuda", "gsplat") and not gaussians.is_cuda:
+        raise GvitError(f"the {backend} backend renders Gaussians that live on a GPU; these live on the CPU")
+    if backend == "cpu" and gaussians.is_cuda:
         raise GvitError("The cpu backend cannot render Gaussians that live on a GPU; use backend='cuda'.")
-    return _CpuRender.apply(gaussians, height, width)  # pyright: ignore[reportReturnType]
+    if backend == "gsplat":
+        from .gsplat import render_gsplat  # an extra, which few need
+
+        return render_gsplat(gaussians, height, width)
+    return torch.ops.gvit.render(gaussians.float(), height, width)[0]
+
+
+@torch.library.custom_op("gvit::render", mutates_args=(), device_types="cpu")
+def _render(sets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return the image and, where the backward pass asks for it, its coverage [B, H, W]."""
+    image = render_batch(sets.detach().numpy(), height, width, torch.get_num_threads())
+    return torch.from_numpy(image), sets.new_empty(len(sets), 0, 0)
+
+
+@torch.library.custom_op("gvit::render_gradient", mutates_args=(), device_types="cpu")
+def _render_gradient(sets: Tensor, image: Tensor, coverage: Tensor, upstream: Tensor) -> Tensor:
+    """Return dL/d(sets) [B, N, 9] of dL/d(image)."""
+    upstream_numpy = upstream.detach().numpy()
+    return torch.from_numpy(gradient_batch(sets.detach().numpy(), upstream_numpy, torch.get_num_threads()))
+
+
+@_render.register_kernel("cuda")
+def _(sets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    from .compiler import RENDER
+    from .cuda import render_image
+    from .launcher import kernels_of
+
+    return render_image(kernels_of(RENDER, sets.device.index), sets.contiguous(), height, width)
+
+
+@_render_gradient.register_kernel("cuda")
+def _(sets: Tensor, image: Tensor, coverage: Tensor, upstream: Tensor) -> Tensor:
+    from .compiler import RENDER
+    from .cuda import render_gradient
+    from .launcher import kernels_of
+
+    kernels = kernels_of(RENDER, sets.device.index)
+    return render_gradient(kernels, sets.contiguous(), image, coverage, upstream.contiguous())
+
+
+@_render.register_fake
+def _(sets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    covered = (height, width) if sets.is_cuda else (0, 0)
+    return sets.new_empty(len(sets), 3, height, width), sets.new_empty(len(sets), *covered)
+
+
+@_render_gradient.register_fake
+def _(sets: Tensor, image: Tensor, coverage: Tensor, upstream: Tensor) -> Tensor:
+    return torch.empty_like(sets, memory_format=torch.contiguous_format)
+
+
+def _remember(ctx: Any, inputs: tuple[Tensor, int, int], output: tuple[Tensor, Tensor]) -> None:  # noqa: ANN401
+    ctx.save_for_backward(inputs[0], *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx: Any, upstream: Tensor, _coverage: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+    return torch.ops.gvit.render_gradient(*ctx.saved_tensors, upstream.float()), None, None
+
+
+_render.register_autograd(_differentiate, setup_context=_remember)

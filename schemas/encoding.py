@@ -13,7 +13,7 @@ from .compact import COMPACT_BYTES, COMPACT_MAX_SIZE, decode_compact, encode_com
 from .errors import GvitError
 from .gaussians import NUM_FIELDS, canonicalize, field_ranges
 
-__all__ = ["ENCODINGS", "Encoding", "decode", "default_encoding", "encode", "get_encoding"]
+__all__ = ["ENCODINGS", "Encoding", "decode", "default_encoding", "encode", "get_encoding", "representable_ranges"]
 
 FLOAT16_MAX_SIZE = 512  # above, half-precision centres are coarser than a tenth of a pixel
 
@@ -50,7 +50,7 @@ def _float_encoding(dtype: str, max_size: int | None) -> Encoding:
     def encode_floats(gaussians: npt.NDArray[np.float32], size: int) -> npt.NDArray[Any]:
         # The ends are representable and rounding is monotonic, so rounding after the clip stays inside
         # and keeps sx >= sy.
-        low, high = _representable_ranges(kind, size)
+        low, high = representable_ranges(kind, size)
         clipped = np.clip(canonicalize(gaussians), low, high)
         return np.where(np.isfinite(gaussians), clipped, np.nan).astype(kind)
 
@@ -76,7 +76,7 @@ def _widen(stored: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
             floats[:] = piece
 
 
-def _representable_ranges(dtype: np.dtype[Any], size: int) -> list[npt.NDArray[np.float32]]:
+def representable_ranges(dtype: np.dtype[Any], size: int) -> list[npt.NDArray[np.float32]]:
     """Return the lowest and highest values of ``dtype`` inside the exact range of each field."""
     low, high = field_ranges(size)
     inner_low, inner_high = low.astype(dtype), high.astype(dtype)
