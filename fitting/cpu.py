@@ -17,7 +17,9 @@ __all__ = [
     "MAX_ASPECT",
     "SCALE_PER_DISTANCE",
     "START_LOGIT",
+    "fit_end",
     "fit_image",
+    "fit_start",
     "next_uniform",
     "sample_start",
     "to_strips",
@@ -98,6 +100,18 @@ def _to_planes(pixels: np.ndarray) -> Floats:
             for c in range(3):
                 planes[c, y, x] = pixels[y, x, c] * np.float32(1.0 / 255.0)
     return planes
+
+
+@kernel
+def fit_start(pixels: np.ndarray, seed: int | np.uint64, count: int, params: Floats) -> None:
+    """The parameters [9, >= count] (see `optimise`) that a fit of uint8 [S, S, 3] starts from."""
+    sample_start(_to_planes(pixels), params, count, np.full(1, seed, np.uint64))
+
+
+@kernel
+def fit_end(params: Floats, size: int, fields: Floats) -> None:
+    """Parameters [9, >= N] of a fit at S x S as canonical fields float32 [N, 9] out."""
+    _to_fields(params, size, fields.shape[0], 0.5 / size, fields)
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""The fit on a CUDA device: a whole batch, start to stored values, in kernels of our own and without the host.
+"""The fit on a CUDA device: a whole batch, start to stored values, in our own kernels and without the host.
 
 The schedule of a fit does not depend on the images, so all its launches are captured as one CUDA graph. Each
 image is fitted by itself, with sums in a fixed order: the same image gives the same bytes in any batch on the
@@ -113,7 +113,7 @@ def bytes_per_image(config: FitConfig, stages: Sequence[Stage]) -> int:
 
 
 def capacity_on(config: FitConfig, stages: Sequence[Stage], free: int, wanted: int) -> int:
-    """Return how many images to fit at once: a power of two that fits into free bytes, and holds those wanted.
+    """Return how many images to fit at once: a power of two, for those wanted, that fits into free bytes.
 
     Raises:
         GvitError: Not one fits.
@@ -315,7 +315,9 @@ class GpuFit:
     def _relocate(self, stage: Stage) -> None:
         size, count, how = stage.size, self._count, self._relocation
         planes, (residual, smoothed) = self._planes[size], self._residuals
-        self._over_tiles("removal", size, self._records, planes, self._scratch, self._hits, residual, count, size)
+        self._over_tiles(
+            "removal", size, self._records, planes, self._scratch, self._hits, residual, count, size
+        )
         for number, (reach, variance) in enumerate(_SMOOTHINGS):
             maps = (residual, smoothed, self._gain, self._width)
             self._over_pixels("smooth", size, *maps, size, reach, variance, int(number == 0))

@@ -1,4 +1,4 @@
-"""CUDA kernels, compiled at run time by NVRTC, which torch's wheels bring: no toolkit, no compiler, no GPU needed.
+"""CUDA kernels, compiled at run time by NVRTC, which torch's wheels bring: no toolkit, no compiler, no GPU.
 
 What is compiled is kept in the user's cache, under a name that hangs on source, options, architecture and
 version of NVRTC, so that a machine compiles once.
@@ -19,7 +19,16 @@ from typing import Any, NamedTuple
 from ..schemas.errors import GvitError
 from ..schemas.gaussians import RULE
 
-__all__ = ["ARCHITECTURES", "RENDER", "TILE_WARPS", "KernelUse", "Program", "compile_program", "kernel_uses", "single"]
+__all__ = [
+    "ARCHITECTURES",
+    "RENDER",
+    "TILE_WARPS",
+    "KernelUse",
+    "Program",
+    "compile_program",
+    "kernel_uses",
+    "single",
+]
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 """Compute capabilities that the kernels are made for, as 10 x major + minor."""
@@ -36,15 +45,15 @@ _OPTIONS = (
     "--ptxas-options=-v",
 )
 _USE = re.compile(
-    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame.*?Used (?P<registers>\d+) registers"
-    r"(?P<rest>[^\n]*)",
+    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame"
+    r".*?Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
     re.DOTALL,
 )
 _SHARED = re.compile(r"(\d+) bytes smem")
 
 
 class KernelUse(NamedTuple):
-    """What one kernel takes of a multiprocessor: registers a thread, local and static shared memory in bytes."""
+    """What a kernel takes: registers of a thread, bytes of local and of static shared memory."""
 
     name: str
     registers: int
@@ -161,7 +170,7 @@ def _nvrtc() -> Any:  # noqa: ANN401
         GvitError: They, or the library, are missing.
     """
     try:
-        from cuda.bindings import nvrtc
+        from cuda.bindings import nvrtc  # pyright: ignore[reportAttributeAccessIssue]
 
         nvrtc.nvrtcVersion()
     except (ImportError, RuntimeError, OSError) as error:

@@ -1,20 +1,28 @@
 """The CUDA backend: our own kernels on torch's tensors.
 
-A warp blends one tile of 16 x 16 pixels front to back, and walks it again for the gradient; nothing is sorted,
-nothing added atomically, and nothing waits for the host, so the same sets give the same bits.
+A warp blends one tile of 16 x 16 pixels front to back and walks it again for the gradient. Nothing is sorted,
+nothing added atomically, and nothing waits for the host: the same sets give the same bits.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .launcher import Kernels
+from .compiler import RENDER
+from .launcher import Kernels, kernels_of
 
-__all__ = ["MOMENTS", "RECORD", "chunks_of", "project", "render_gradient", "render_image", "tile_grid", "tiles_of"]
+__all__ = [
+    "MOMENTS",
+    "RECORD",
+    "chunks_of",
+    "operator_kernels",
+    "project",
+    "render_gradient",
+    "render_image",
+    "tile_grid",
+    "tiles_of",
+]
 
 RECORD = 16
 """float32 values of a Gaussian on the screen, see `Record` in kernels/raster.cuh."""
@@ -32,6 +40,15 @@ def tiles_of(height: int, width: int) -> int:
 def chunks_of(count: int) -> int:
     """Return how many words of 32 bits hold a bit for each Gaussian."""
     return -(-count // 32)
+
+
+def operator_kernels(device: int) -> Kernels:
+    """Return the kernels of the differentiable operator on a CUDA device.
+
+    Raises:
+        GvitError: There is no such device, or the kernels cannot be had.
+    """
+    return kernels_of(RENDER, device)
 
 
 def project(kernels: Kernels, sets: Tensor, height: int, width: int) -> Tensor:

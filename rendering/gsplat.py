@@ -1,4 +1,4 @@
-"""The CUDA backend: gsplat's tile rasteriser under the blending rule, a whole batch in one call.
+"""The gsplat backend: its tile rasteriser under the blending rule, a whole batch in one call.
 
 gsplat compiles its kernels at first use, with nvcc, in minutes. Here that happens once per machine under a
 file lock, says so while it lasts, and says what went wrong when it fails.
@@ -23,7 +23,7 @@ from ..schemas.gaussians import RULE
 from .cores import usable_cores
 from .drawable import DRAWABLE_LIMIT
 
-__all__ = ["load_kernels", "rasterize_cuda", "render_cuda"]
+__all__ = ["load_kernels", "rasterize_gsplat", "render_gsplat"]
 
 _TILE = 16
 _NEEDED = "gsplat needs nvcc (the CUDA toolkit, of the version that torch was built with) and a C++ compiler"
@@ -92,7 +92,7 @@ def project(gaussians: Tensor, height: int, width: int) -> tuple[Tensor, Tensor,
     return means, conics, radii
 
 
-def rasterize_cuda(
+def rasterize_gsplat(
     means: Tensor, conics: Tensor, radii: Tensor, colours: Tensor, opacities: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
     """Blend Gaussians front to back with gsplat, in one call for the whole batch.
@@ -122,7 +122,7 @@ def rasterize_cuda(
     )
 
 
-def render_cuda(gaussians: Tensor, height: int, width: int) -> Tensor:
+def render_gsplat(gaussians: Tensor, height: int, width: int) -> Tensor:
     """Render sets [B, N, 9] on their GPU: float32 [B, 3, H, W], not clipped, differentiable.
 
     What cannot be drawn is left out and receives no gradient. One host synchronisation, inside gsplat's
@@ -133,9 +133,9 @@ def render_cuda(gaussians: Tensor, height: int, width: int) -> Tensor:
         GvitError: The Gaussians are not on a GPU, or gsplat's kernels cannot be had.
     """
     if not gaussians.is_cuda:
-        raise GvitError("the cuda backend renders Gaussians that live on a GPU; these live on the CPU")
+        raise GvitError("the gsplat backend renders Gaussians that live on a GPU; these live on the CPU")
     harmless = torch.tensor([0, 0, 1, 1, 0, 0, 0, 0, 0], dtype=torch.float32, device=gaussians.device)
     sets = torch.where(_drawable(gaussians)[..., None], gaussians.float(), harmless)
     means, conics, radii = project(sets, height, width)
-    colour, coverage = rasterize_cuda(means, conics, radii, sets[..., 5:8], sets[..., 8], height, width)
+    colour, coverage = rasterize_gsplat(means, conics, radii, sets[..., 5:8], sets[..., 8], height, width)
     return ((1.0 + RULE.epsilon) * colour / (coverage + RULE.epsilon)).permute(0, 3, 1, 2)

@@ -75,7 +75,7 @@ class GpuKernels:
             raise GvitError("there is no CUDA device that torch can use; render and fit with device cpu")
         major, minor = torch.cuda.get_device_capability(device)
         cubin = compile_program(program, 10 * major + minor)
-        from cuda.bindings import driver
+        from cuda.bindings import driver  # pyright: ignore[reportAttributeAccessIssue]
 
         self._driver = driver
         self._device = device

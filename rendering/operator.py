@@ -54,47 +54,37 @@ def render(gaussians: Tensor, height: int, width: int, backend: Backend = "auto"
     return torch.ops.gvit.render(gaussians.float(), height, width)[0]
 
 
-@torch.library.custom_op("gvit::render", mutates_args=(), device_types="cpu")
 def _render(sets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return the image and, where the backward pass asks for it, its coverage [B, H, W]."""
+    """Return the image and, on a GPU, its coverage [B, H, W] for the way back."""
     image = render_batch(sets.detach().numpy(), height, width, torch.get_num_threads())
     return torch.from_numpy(image), sets.new_empty(len(sets), 0, 0)
 
 
-@torch.library.custom_op("gvit::render_gradient", mutates_args=(), device_types="cpu")
-def _render_gradient(sets: Tensor, image: Tensor, coverage: Tensor, upstream: Tensor) -> Tensor:
-    """Return dL/d(sets) [B, N, 9] of dL/d(image)."""
-    upstream_numpy = upstream.detach().numpy()
-    return torch.from_numpy(gradient_batch(sets.detach().numpy(), upstream_numpy, torch.get_num_threads()))
+def _render_on_gpu(sets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    from .cuda import operator_kernels, render_image  # only where there is a GPU
+
+    return render_image(operator_kernels(sets.device.index), sets.contiguous(), height, width)
 
 
-@_render.register_kernel("cuda")
-def _(sets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    from .compiler import RENDER
-    from .cuda import render_image
-    from .launcher import kernels_of
-
-    return render_image(kernels_of(RENDER, sets.device.index), sets.contiguous(), height, width)
-
-
-@_render_gradient.register_kernel("cuda")
-def _(sets: Tensor, image: Tensor, coverage: Tensor, upstream: Tensor) -> Tensor:
-    from .compiler import RENDER
-    from .cuda import render_gradient
-    from .launcher import kernels_of
-
-    kernels = kernels_of(RENDER, sets.device.index)
-    return render_gradient(kernels, sets.contiguous(), image, coverage, upstream.contiguous())
-
-
-@_render.register_fake
-def _(sets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def _render_fake(sets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     covered = (height, width) if sets.is_cuda else (0, 0)
     return sets.new_empty(len(sets), 3, height, width), sets.new_empty(len(sets), *covered)
 
 
-@_render_gradient.register_fake
-def _(sets: Tensor, image: Tensor, coverage: Tensor, upstream: Tensor) -> Tensor:
+def _gradient(sets: Tensor, _image: Tensor, _coverage: Tensor, upstream: Tensor) -> Tensor:
+    """Return dL/d(sets) [B, N, 9] of dL/d(image); the CPU blends again rather than remember."""
+    gradient = gradient_batch(sets.detach().numpy(), upstream.detach().numpy(), torch.get_num_threads())
+    return torch.from_numpy(gradient)
+
+
+def _gradient_on_gpu(sets: Tensor, image: Tensor, coverage: Tensor, upstream: Tensor) -> Tensor:
+    from .cuda import operator_kernels, render_gradient
+
+    kernels = operator_kernels(sets.device.index)
+    return render_gradient(kernels, sets.contiguous(), image, coverage, upstream.contiguous())
+
+
+def _gradient_fake(sets: Tensor, _image: Tensor, _coverage: Tensor, _upstream: Tensor) -> Tensor:
     return torch.empty_like(sets, memory_format=torch.contiguous_format)
 
 
@@ -107,4 +97,27 @@ def _differentiate(ctx: Any, upstream: Tensor, _coverage: Tensor) -> tuple[Tenso
     return torch.ops.gvit.render_gradient(*ctx.saved_tensors, upstream.float()), None, None
 
 
-_render.register_autograd(_differentiate, setup_context=_remember)
+def _register() -> None:
+    """Make both passes known to torch as `torch.ops.gvit`."""
+    forward = torch.library.custom_op(
+        "gvit::render",
+        _render,
+        mutates_args=(),
+        device_types="cpu",
+        schema="(Tensor sets, int height, int width) -> (Tensor, Tensor)",
+    )
+    forward.register_kernel("cuda", _render_on_gpu)
+    forward.register_fake(_render_fake)
+    backward = torch.library.custom_op(
+        "gvit::render_gradient",
+        _gradient,
+        mutates_args=(),
+        device_types="cpu",
+        schema="(Tensor sets, Tensor image, Tensor coverage, Tensor upstream) -> Tensor",
+    )
+    backward.register_kernel("cuda", _gradient_on_gpu)
+    backward.register_fake(_gradient_fake)
+    forward.register_autograd(_differentiate, setup_context=_remember)
+
+
+_register()

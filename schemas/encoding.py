@@ -13,7 +13,15 @@ from .compact import COMPACT_BYTES, COMPACT_MAX_SIZE, decode_compact, encode_com
 from .errors import GvitError
 from .gaussians import NUM_FIELDS, canonicalize, field_ranges
 
-__all__ = ["ENCODINGS", "Encoding", "decode", "default_encoding", "encode", "get_encoding", "representable_ranges"]
+__all__ = [
+    "ENCODINGS",
+    "Encoding",
+    "decode",
+    "default_encoding",
+    "encode",
+    "get_encoding",
+    "representable_ranges",
+]
 
 FLOAT16_MAX_SIZE = 512  # above, half-precision centres are coarser than a tenth of a pixel
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels' own source, built by g++: one thread plays all lanes, so that no GPU is needed to test them."""
+"""The CUDA kernels' own source, built by g++: one thread plays all lanes, so that tests need no GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import torch
 from gvit.rendering.compiler import RENDER, Program
 
 needs_compiler = pytest.mark.skipif(
-    shutil.which("g++") is None and not os.environ.get("CI"), reason="needs g++ to build the kernels for the CPU"
+    shutil.which("g++") is None and not os.environ.get("CI"),
+    reason="needs g++ to build the kernels for the CPU",
 )
 
 

@@ -18,7 +18,7 @@ from gvit.fitting.optimise import blend_and_compare, gather_gradients, place_on_
 from gvit.fitting.relocate import removal_costs
 from gvit.rendering.arrays import psnr
 from gvit.rendering.cpu import render_batch
-from gvit.rendering.cuda import project
+from gvit.rendering.gsplat import project
 from gvit.rendering.operator import render
 from gvit.rendering.strips import SCREEN_FIELDS, WHITEN, make_workspace
 
