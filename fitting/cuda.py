@@ -107,7 +107,7 @@ def bytes_per_image(config: FitConfig, stages: Sequence[Stage]) -> int:
     tiles, pixels = tiles_of(size, size), size * size
     moments = max(4 * MOMENTS * tiles * count, 8 * pixels)
     planes = sum(12 * canvas**2 for canvas in {stage.size for stage in stages})
-    maps = max(32 * stage.size**2 for stage in stages) if any(stage.rounds for stage in stages) else 0
+    maps = 32 * max((stage.size for stage in stages if stage.rounds), default=0) ** 2
     state = count * (4 * 4 * NUM_FIELDS + 4 * RECORD + 4 * NUM_FIELDS)
     return moments + 4 * tiles * (chunks_of(count) + 1) + planes + maps + state + 3 * pixels
 

@@ -21,7 +21,7 @@ __all__ = ["EncodeConfig", "RunConfig", "fingerprint"]
 
 _BATCH_PIXELS = (
     2**25
-)  # of a batch in memory, decoded: 100 MB, and as much again for the batch that is decoded ahead
+)  # of a batch in memory, decoded: 100 MB, and as much again for each batch that is decoded ahead
 _IMAGES_PER_THREAD = (
     16  # in a batch on a CPU: the last ones leave threads idle, yet progress shows every few seconds
 )

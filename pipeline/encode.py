@@ -162,7 +162,7 @@ def check_install(run: RunConfig) -> None:
     if resolve_engine(run) == "ray":
         require("encode", "ray")
     if resolve_device(run.device) == "cuda":
-        require("encode", "torch", "gsplat")
+        require("encode", "torch")
 
 
 def make_fitter(config: FitConfig, encoding: str, threads: int, device: str) -> Fitter:

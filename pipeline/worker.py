@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FitterFactory", "ShardEncoder", "WorkerSpec", "quarantine"]
 
+
+_AHEAD = 2  # batches that are decoded while one is fitted
 
 FitterFactory = Callable[[FitConfig, str, int, str], "Fitter"]
 """(config, encoding, threads, device) -> a fitter."""
@@ -76,7 +79,7 @@ Batch: TypeAlias = "tuple[Entry, ...]"
 class ShardEncoder:
     """Encodes shards one at a time; a `with` body bounds the life of its decoding processes.
 
-    While one batch is fitted the next is decoded.
+    While one batch is fitted the next two are decoded, so that neither side waits for the other to look up.
     """
 
     def __init__(self, spec: WorkerSpec, fitter_factory: FitterFactory) -> None:
@@ -89,7 +92,7 @@ class ShardEncoder:
             crop=spec.crop,
             memory_limit_bytes=MEMORY_LIMIT_BYTES + spec.source.reading_bytes,
         )
-        self._ahead: tuple[Batch, Prefetch] | None = None
+        self._ahead: deque[tuple[Batch, Prefetch]] = deque()
 
     def __enter__(self) -> ShardEncoder:
         return self
@@ -145,8 +148,9 @@ class ShardEncoder:
         for part in parts:
             add(_progress(part))
         batches = self._batches(entries, known)
+        following = [*batches, *islice(later, _AHEAD)] if batches else []
         for i, batch in enumerate(batches):
-            upcoming = batches[i + 1] if i + 1 < len(batches) else next(later, None)
+            upcoming = following[i + 1 : i + 1 + _AHEAD]
             part, cost, fitted = self._fit(batch, self._decoded(batch, upcoming))
             parts.append(part)
             add(replace(_progress(part), fresh=len(part.outcomes), cost_sum=cost, fitted=fitted))
@@ -167,13 +171,13 @@ class ShardEncoder:
             known = self._journal.read(shard.name, block.first, block.keys)
             yield from self._batches(block.entries, known)
 
-    def _decoded(self, batch: Batch, upcoming: Batch | None) -> list[Decoded | DecodeFailure]:
-        """Wait for a batch to be decoded and let the next one begin."""
-        if self._ahead is None or self._ahead[0] != batch:
-            self._ahead = (batch, self._prefetch(batch))
-        decoded = self._ahead[1].result()
-        self._ahead = None if upcoming is None else (upcoming, self._prefetch(upcoming))
-        return decoded
+    def _decoded(self, batch: Batch, upcoming: Sequence[Batch]) -> list[Decoded | DecodeFailure]:
+        """Wait for a batch to be decoded, while those after it begin."""
+        known = dict(self._ahead)
+        self._ahead.clear()
+        for each in (batch, *upcoming):
+            self._ahead.append((each, known[each] if each in known else self._prefetch(each)))
+        return self._ahead.popleft()[1].result()
 
     def _prefetch(self, batch: Batch) -> Prefetch:
         return self._pool.prefetch([self._spec.source.reference(entry) for entry in batch])

@@ -16,6 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
 SCRIPTS = PROJECT["project"]["scripts"]
 TEMPLATES = ("dataset/card.md", "dataset/card_reading.md", "train/recipes.yaml", "train/run/model_card.md")
+KERNELS = [path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/kernels/*.cu*")]
 HEAVY = ("torch", "ray", "numba")
 BUILD = "import setuptools.build_meta as b; print(b.build_wheel('wheels'))"
 
@@ -28,7 +29,7 @@ def folder_of(package):
 def wheel(tmp_path_factory):
     """The names of the files in a wheel that was built of a copy of the sources, other folders included."""
     copy = tmp_path_factory.mktemp("sources") / "clone"
-    wanted = ("*.py", "*.md", "*.yaml", "py.typed", "pyproject.toml", "README.md", "LICENSE")
+    wanted = ("*.py", "*.md", "*.yaml", "kernels/*", "py.typed", "pyproject.toml", "README.md", "LICENSE")
     folders = [folder_of(package) for package in PACKAGES] + [ROOT / "tests", ROOT / "benchmarks"]
     for path in (path for folder in folders for pattern in wanted for path in folder.glob(pattern)):
         target = copy / path.relative_to(ROOT)
@@ -49,7 +50,8 @@ def test_the_wheel_holds_the_modules_of_the_packages_and_that_they_are_typed(whe
         for package in PACKAGES
         for path in folder_of(package).glob("*.py")
     }
-    templates = {f"gvit/{name}" for name in TEMPLATES}
+    templates = {f"gvit/{name}" for name in (*TEMPLATES, *KERNELS)}
+    assert len(KERNELS) == 7
     assert files == modules | templates | {"gvit/py.typed"}
     assert "gvit/schemas/__init__.py" in modules
 

@@ -54,7 +54,7 @@ DEVICE float warp_sum(const float* values, int stride) {
 typedef unsigned char uint8_t;
 typedef unsigned long long uint64_t;
 #define DEVICE __device__ __forceinline__
-#define KERNEL(threads) extern "C" __global__ __launch_bounds__(threads) void
+#define KERNEL(threads) extern "C" __global__ __launch_bounds__(threads, 1) void
 #define RESTRICT __restrict__
 #define HELD 1
 
