@@ -16,7 +16,7 @@ from gvit.images.sources.folder import FolderSource
 from gvit.schemas import decode
 from gvit.schemas.extras import require
 
-__all__ = ["fitted_sets", "photographs"]
+__all__ = ["crops", "fitted_sets", "photographs"]
 
 
 def photographs(size: int, folder: Path | None = None, last: int | None = None) -> npt.NDArray[np.uint8]:
@@ -37,6 +37,26 @@ def photographs(size: int, folder: Path | None = None, last: int | None = None) 
     require("bench", "skimage")  # it brings photographs and SSIM
     data = resources.files("skimage") / "data"
     return np.stack([decode_image((data / name).read_bytes(), size).pixels for name in PHOTOS])
+
+
+def crops(count: int, size: int, folder: Path | None = None) -> npt.NDArray[np.uint8]:
+    """Targets of a fit: pieces of photographs, half as large as these at least, uint8 [count, S, S, 3].
+
+    Args:
+        count: How many.
+        size: S.
+        folder: Images to take whole in their place, in name order, over and over.
+
+    Raises:
+        GvitError: scikit-image is missing, or the folder holds no image.
+    """
+    if folder is not None:
+        found = photographs(size, folder)
+        return found[np.arange(count) % len(found)]
+    rng = np.random.default_rng(0)
+    photos = photographs(2 * size)
+    corners = rng.integers(0, size + 1, (count, 2))
+    return np.stack([photos[k % len(photos)][y : y + size, x : x + size] for k, (y, x) in enumerate(corners)])
 
 
 def fitted_sets(targets: npt.NDArray[np.uint8], num_gaussians: int) -> npt.NDArray[np.float32]:

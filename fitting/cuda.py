@@ -25,7 +25,7 @@ from .cpu import DETAIL_SHARE, MAX_ASPECT, SCALE_PER_DISTANCE, START_LOGIT
 from .optimise import EPSILON2, LOGIT_MAX, LOGIT_MIN, Rates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .config import FitConfig
     from .relocate import Relocation
@@ -240,10 +240,7 @@ class GpuFit:
         self._pixels[:count].copy_(torch.from_numpy(np.ascontiguousarray(pixels)))
         signed = np.array(seeds, np.uint64).view(np.int64)
         self._seeds[:count].copy_(torch.from_numpy(signed))
-        if self._device.type == "cuda":
-            self._replay()
-        else:
-            self._run()
+        self.replay()
         return self._fields[:count].cpu().numpy()
 
     def measure(self, count: int, fields: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float64]:
@@ -259,8 +256,11 @@ class GpuFit:
         self._step(self._stages[-1], None)
         return self._errors[:count].cpu().numpy().astype(np.float64).sum(1)
 
-    def _replay(self) -> None:
-        """Run the graph of all launches, captured at the first call."""
+    def replay(self) -> None:
+        """Fit what is on the device once more: on a GPU by the graph of all launches, captured at first."""
+        if self._device.type != "cuda":
+            self._run()
+            return
         if self._graph is None:
             self._run()  # loads every kernel, which a capture must not
             torch.cuda.synchronize(self._device)
@@ -268,6 +268,18 @@ class GpuFit:
             with torch.cuda.graph(self._graph):
                 self._run()
         self._graph.replay()
+
+    def prepare(self, stage: Stage) -> None:
+        """Put what was fitted last on another canvas, as its steps would find it."""
+        self._records.copy_(project(self._kernels.render, self._fields, stage.size, stage.size))
+
+    def parts(self, stage: Stage) -> dict[str, Callable[[], None]]:
+        """Return the parts of a fit on one canvas, to be timed by themselves: step, update, relocation."""
+        return {
+            "step": lambda: self._step(stage, self._scratch),
+            "update": lambda: self._update(stage, 1, 2, stage.size / self._size),
+            "relocation": lambda: self._relocate(stage),
+        }
 
     def _run(self) -> None:
         """Launch a whole fit."""
