@@ -141,7 +141,7 @@ class RemoteWorker:
         place = spec.place
         try:
             if spec.device == "cuda":
-                require("encode", "torch", "gsplat")
+                require("encode", "torch")
             if not spec.claim.still_ours():
                 return f"{host} sees another {place.name} than this machine; {place.advice}"
             self._show(doing="starting")
