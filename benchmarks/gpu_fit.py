@@ -55,7 +55,7 @@ def timed(work: Callable[[], object], repeats: int = 10) -> float:
     return begin.elapsed_time(end) / repeats
 
 
-def kernels() -> list[Row]:
+def kernels(_images: Path | None) -> list[Row]:
     """Load all kernels; say what the driver says of each."""
     began = time.perf_counter()
     device = torch.cuda.current_device()
@@ -106,7 +106,7 @@ def _both_ways(sets: Tensor, upstream: Tensor, device: int) -> tuple[Tensor, Ten
     return image.detach().cpu(), gradient.cpu()
 
 
-def agreement() -> list[Row]:
+def agreement(_images: Path | None) -> list[Row]:
     """Compare with float64, forward and backward, twice; bytes must be equal, also on a second GPU.
 
     Raises:
@@ -217,7 +217,7 @@ def _parts(fit: GpuFit, stages: list[Stage]) -> list[tuple[str, float]]:
     return found
 
 
-def syncs() -> list[Row]:
+def syncs(_images: Path | None) -> list[Row]:
     """Run both passes of the operator with every wait for the GPU made an error; then compiled."""
     sets = _scene(64).cuda()
 

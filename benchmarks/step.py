@@ -70,7 +70,8 @@ def run(
 
     Returns:
         "step_ms" and "pixels_step_ms" (medians), "ratio_vs_pixels" (of these), "samples_per_second",
-        "tokens", "batch_size", "precision", "device"; with guidance "unguided_step_ms" and
+        "tokens", "batch_size", "precision", "device", "attention" (the kernels that ran on a GPU); with
+        guidance "unguided_step_ms" and
         "ratio_vs_unguided"; on a GPU "peak_gib" and "pixels_peak_gib".
     """
     ranks = Ranks(0, 1, pick_device(device))
@@ -95,7 +96,9 @@ def run(
             sides["unguided_"] = _our_step(config, dataset, ranks)
         times, peaks = _interleave(sides, steps, ranks.device)
     about = {"tokens": tokens, "batch_size": batch_size, "precision": precision, "device": str(ranks.device)}
-    return _figures(times, batch_size) | about | {f"{name}peak_gib": gib for name, gib in peaks.items()}
+    attention = _attention(sides[""]) if ranks.device.type == "cuda" else "of the CPU"
+    peak_gib = {f"{name}peak_gib": gib for name, gib in peaks.items()}
+    return _figures(times, batch_size) | about | peak_gib | {"attention": attention}
 
 
 def _figures(times: dict[str, list[float]], batch_size: int) -> dict[str, Any]:
@@ -110,6 +113,17 @@ def _figures(times: dict[str, list[float]], batch_size: int) -> dict[str, Any]:
     if "unguided_step_ms" in medians:
         figures["ratio_vs_unguided"] = ours / medians["unguided_step_ms"]
     return figures
+
+
+def _attention(step: Callable[[], None]) -> str:
+    """Names of the attention kernels that an update launches on a GPU."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        step()
+        torch.cuda.synchronize()
+    names = [event.key for event in seen.key_averages()]
+    kinds = {"flash": "flash", "fmha": "memory-efficient", "sdpa": "cudnn"}
+    found = sorted({kind for part, kind in kinds.items() if any(part in name for name in names)})
+    return ", ".join(found) or "plain"
 
 
 def _our_step(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> Callable[[], None]:
@@ -129,7 +143,7 @@ def _pixel_step(config: TrainConfig, tokens: int, classes: int, ranks: Ranks) ->
     side = round(tokens**0.5) * _PATCH
     vit = build_pixel_vit(config.model, side, tokens, classes, 0).to(ranks.device).train()
     network = torch.compile(vit) if config.run.compile else vit
-    optimiser = torch.optim.AdamW(vit.parameters(), lr=1e-4)
+    optimiser = torch.optim.AdamW(vit.parameters(), lr=1e-4, fused=ranks.device.type == "cuda")
     images = torch.rand(config.batch_size, 3, side, side, device=ranks.device)
     labels = torch.zeros(config.batch_size, dtype=torch.int64, device=ranks.device)
     kind = _TYPES[config.run.precision]

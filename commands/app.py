@@ -14,6 +14,7 @@ import typer
 
 from .bench import bench_app
 from .demo import demo_command
+from .doctor import doctor_command
 from .encode import encode_command
 from .look import info_command, status_command, view_command
 from .output import EXIT_BAD_INPUT
@@ -78,6 +79,7 @@ app.command("info")(info_command)
 app.command("status")(status_command)
 app.command("view")(view_command)
 app.command("demo")(demo_command)
+app.command("doctor")(doctor_command)
 app.command("verify")(verify_command)
 app.command("export")(export_command)
 app.command("card")(card_command)

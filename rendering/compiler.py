@@ -27,6 +27,7 @@ __all__ = [
     "Program",
     "compile_program",
     "kernel_uses",
+    "nvrtc_version",
     "single",
 ]
 
@@ -148,14 +149,24 @@ def kernel_uses(program: Program, architecture: int) -> list[KernelUse]:
     ]
 
 
+def nvrtc_version() -> str:
+    """Return the version of NVRTC.
+
+    Raises:
+        GvitError: It is missing.
+    """
+    _, major, minor = _checked(_nvrtc().nvrtcVersion())
+    return f"{major}.{minor}"
+
+
 def _cache() -> Path:
     root = os.environ.get("GVIT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gvit"
     return Path(root).expanduser() / "kernels"
 
 
 def _identity(program: Program, architecture: int) -> str:
-    _, *version = _checked(_nvrtc().nvrtcVersion())
-    parts = [program.text(), repr(program.headers()), repr(_options(program, architecture)), repr(version)]
+    options = _options(program, architecture)
+    parts = [program.text(), repr(program.headers()), repr(options), nvrtc_version()]
     return f"sm{architecture}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}"
 
 

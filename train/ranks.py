@@ -81,7 +81,8 @@ def joined_ranks(device: str) -> Generator[Ranks]:
     if world == 1:
         yield Ranks(0, 1, chosen)
         return
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    on_gpu = chosen.type == "cuda"
+    distributed.init_process_group("nccl" if on_gpu else "gloo", device_id=chosen if on_gpu else None)
     try:
         yield Ranks(distributed.get_rank(), world, chosen)
     finally:

@@ -31,9 +31,10 @@ from .geometry import (
     small_affine,
     visible,
 )
-from .keyed_random import uniform
+from .keyed_random import Epoch, uniform
 
 __all__ = [
+    "AUGMENT_STREAMS",
     "COLOR_DRAWS",
     "AugmentConfig",
     "ColorChange",
@@ -43,6 +44,10 @@ __all__ = [
     "mean_gray",
     "random_color_change",
 ]
+
+_CHOICES = ("dropout", "flip", "crop", "affine", "color", "grayscale")
+AUGMENT_STREAMS = tuple(f"augment/{choice}" for choice in _CHOICES)
+"""The streams of random numbers that an augmentation may draw from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +124,7 @@ def _check_pair(field: str, pair: tuple[float, float], low: float, high: float) 
 
 
 def augment(
-    gaussians: Tensor, aspect: Tensor, samples: Tensor, *, seed: int, epoch: int, config: AugmentConfig
+    gaussians: Tensor, aspect: Tensor, samples: Tensor, *, seed: int, epoch: Epoch, config: AugmentConfig
 ) -> tuple[Tensor, Tensor | None]:
     """Augment sets, each by its own random choices.
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-from .augment import AugmentConfig, augment
+from .augment import AUGMENT_STREAMS, AugmentConfig, augment
+from .keyed_random import Epoch, epoch_keys
 from .loader import Batch
-from .mix import LabelledSets, MixConfig, MixedSets, mix
+from .mix import MIX_STREAMS, LabelledSets, MixConfig, MixedSets, mix
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["BatchPlan", "cut", "evaluation_view"]
 
@@ -29,7 +35,11 @@ class BatchPlan:
     augment: AugmentConfig
     mix: MixConfig
 
-    def prepare(self, batch: Batch, epoch: int) -> MixedSets:
+    def keys(self, epoch: int, device: torch.device) -> dict[str, Tensor]:
+        """Return what a compiled `prepare` takes for an epoch: tensors, so that one graph serves all."""
+        return epoch_keys(self.seed, epoch, (*AUGMENT_STREAMS, *MIX_STREAMS), device)
+
+    def prepare(self, batch: Batch, epoch: Epoch) -> MixedSets:
         """Augment and mix a batch, and give it targets."""
         own = self._augmented(batch, epoch)
         return mix(
@@ -43,7 +53,7 @@ class BatchPlan:
             smoothing=self.smoothing,
         )
 
-    def _augmented(self, batch: Batch, epoch: int) -> LabelledSets:
+    def _augmented(self, batch: Batch, epoch: Epoch) -> LabelledSets:
         sets, there = augment(
             batch.gaussians, batch.aspect, batch.indices, seed=self.seed, epoch=epoch, config=self.augment
         )

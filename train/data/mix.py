@@ -17,9 +17,12 @@ from torch import Tensor
 
 from ...schemas.gaussians import NUM_FIELDS
 from ...schemas.limits import Share, check_limits
-from .keyed_random import hashes, uniform
+from .keyed_random import Epoch, hashes, uniform
 
-__all__ = ["LabelledSets", "MixConfig", "MixedSets", "mix", "soft_targets"]
+__all__ = ["MIX_STREAMS", "LabelledSets", "MixConfig", "MixedSets", "mix", "soft_targets"]
+
+MIX_STREAMS = tuple(f"mix/{choice}" for choice in ("subset", "mixup", "box", "cutmix", "choice"))
+"""The streams of random numbers that mixing may draw from."""
 
 BETA_ATTEMPTS = 32  # each accepts half of the time at alpha 1, more below
 NEVER = torch.iinfo(torch.int64).max
@@ -92,7 +95,7 @@ def mix(
     samples: Tensor,
     *,
     seed: int,
-    epoch: int,
+    epoch: Epoch,
     config: MixConfig,
     num_classes: int,
     smoothing: float = 0.0,

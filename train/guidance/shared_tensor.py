@@ -78,15 +78,41 @@ class MoveStore:
     """
 
     def __init__(self, run: Path, samples: int, gaussians: int, ranks: Ranks) -> None:
-        self.all: Tensor = shared_tensor(run / ".moves", (samples, gaussians, 9), torch.float16, ranks)
+        self._all = shared_tensor(run / ".moves", (samples, gaussians, 9), torch.float16, ranks)
+        self._on_their_way: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
+
+    @property
+    def all(self) -> Tensor:
+        """The moves of all samples, those written last too."""
+        self._arrive()
+        return self._all
 
     def read(self, samples: Tensor, device: torch.device) -> Tensor:
         """Return the moves float32 ``[b, N, 9]`` of samples int64 ``[b]`` (on the host) on a device."""
-        return self.all[samples].to(device).float()
+        moves = self.all[samples]
+        if device.type == "cuda":  # from pageable memory the copy would wait
+            return moves.pin_memory().to(device, non_blocking=True).float()
+        return moves.float()
 
     def write(self, samples: Tensor, moves: Tensor) -> None:
-        """Replace the moves of samples (on the host)."""
-        self.all[samples] = moves.to("cpu", torch.float16)
+        """Replace the moves of samples (on the host), without waiting for a GPU to have them."""
+        if not moves.is_cuda:
+            self.all[samples] = moves.half()
+            return
+        self._arrive()
+        there = torch.empty(moves.shape, dtype=torch.float16, pin_memory=True)
+        there.copy_(moves, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        self._on_their_way = samples, there, copied
+
+    def _arrive(self) -> None:
+        """Put what was written last in its place; by the next step it has long been copied."""
+        if self._on_their_way is not None:
+            samples, there, copied = self._on_their_way
+            copied.synchronize()
+            self._all[samples] = there
+            self._on_their_way = None
 
     def restore(self, moves: Tensor) -> None:
         """Go back to saved moves of all samples."""

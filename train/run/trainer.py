@@ -31,6 +31,7 @@ from ..model.evaluate import Evaluation, classifier_of, evaluate
 
 if TYPE_CHECKING:
     from ..config import TrainConfig
+    from ..data.keyed_random import Epoch
     from ..data.split import TrainingData
     from ..guidance.movement import MovementReport
     from ..model.classifier import SetClassifier
@@ -78,6 +79,7 @@ class Trainer:
     step: int = 0
     samples_seen: int = 0  # of the current epoch, over all ranks
     _proven: bool = True
+    _keys: tuple[int, Epoch] | None = None
 
     def __init__(
         self,
@@ -98,9 +100,12 @@ class Trainer:
         self._view = evaluation_view(augment, smallest)
         self._plan = BatchPlan(config.seed, self.classes, config.optim.label_smoothing, augment, config.mix)
         self._network = _wrap(model, ranks, compiled=config.run.compile)
+        self._prepare = torch.compile(self._plan.prepare) if config.run.compile else self._plan.prepare
         self._type = _TYPES[resolve_precision(config.run.precision, ranks.device)]
         self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=self._type is torch.float16)
-        self._optimiser = _make_optimiser(config, model)
+        if ranks.device.type == "cuda":  # float32 products by TF32; what is geometry multiplies no matrices
+            torch.set_float32_matmul_precision("high")
+        self._optimiser = _make_optimiser(config, model, ranks.device)
         share = _share(config, ranks)
         place: dict[str, Any] = {
             "batch_size": share,
@@ -181,8 +186,16 @@ class Trainer:
 
     def learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return logits ``[b, K]`` of a part of a training batch and their soft targets ``[b, K]``."""
-        made = self._plan.prepare(batch, self.epoch)
+        made = self._prepare(batch, self._epoch_of_draws())
         return self.network(made.gaussians, made.there), made.targets
+
+    def _epoch_of_draws(self) -> Epoch:
+        """The epoch as random draws are keyed by it: as tensors where one compiled graph is to serve all."""
+        if not self.config.run.compile:
+            return self.epoch
+        if self._keys is None or self._keys[0] != self.epoch:
+            self._keys = self.epoch, self._plan.keys(self.epoch, self.ranks.device)
+        return self._keys[1]
 
     def network(self, *inputs: Tensor | None) -> Tensor:
         """Run the network, compiled, synchronised and in the precision that were asked for."""
@@ -306,7 +319,7 @@ class Trainer:
         self.model.load_state_dict(weights)
         if self.ema is not None and ema is not None:
             self.ema.module.load_state_dict(ema)
-        self._optimiser.load_state_dict(state["optimiser"])
+        self._optimiser.load_state_dict(_made_here(state["optimiser"], self._optimiser))
         self._proven = False
         self._scaler.load_state_dict(state["scaler"])
         self._sums = state["sums"].to(self.ranks.device)
@@ -354,11 +367,17 @@ def _wrap(model: nn.Module, ranks: Ranks, *, compiled: bool) -> nn.Module:
     return DistributedDataParallel(network, device_ids=None if ranks.device.type == "cpu" else [ranks.device])
 
 
-def _make_optimiser(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+def _make_optimiser(config: TrainConfig, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
     optim = config.optim
+    fused: dict[str, Any] = {"fused": True} if optim.name == "adamw" and device.type == "cuda" else {}
     try:
         return create_optimizer_v2(
-            model, opt=optim.name, lr=config.schedule.lr, weight_decay=optim.weight_decay, betas=optim.betas
+            model,
+            opt=optim.name,
+            lr=config.schedule.lr,
+            weight_decay=optim.weight_decay,
+            betas=optim.betas,
+            **fused,
         )
     except (ValueError, AssertionError, TypeError) as error:
         raise GvitError(f"optim.name {optim.name!r} is no optimiser of timm that fits: {error}") from error
@@ -372,6 +391,15 @@ def _share(config: TrainConfig, ranks: Ranks) -> int:
             "choose a multiple with --batch-size"
         )
     return share
+
+
+def _made_here(state: dict[str, Any], own: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimiser's state with the kernels of this device in place of those that wrote it."""
+    groups = [
+        {**group, "fused": ours["fused"]} if "fused" in group and "fused" in ours else group
+        for group, ours in zip(state["param_groups"], own.param_groups, strict=False)
+    ]
+    return {**state, "param_groups": groups} if len(groups) == len(state["param_groups"]) else state
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
