@@ -44,7 +44,8 @@ _IMAGES = 256
 
 
 def timed(work: Callable[[], object], repeats: int = 10) -> float:
-    """Return milliseconds of the GPU for a piece of work, mean over repeats after one for warmth."""
+    """Return milliseconds of the GPU for a piece of work, mean over repeats after two for warmth."""
+    work()
     work()
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()

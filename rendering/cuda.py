@@ -65,6 +65,8 @@ def render_image(kernels: Kernels, sets: Tensor, height: int, width: int) -> tup
     """Render float32 sets [B, N, 9], contiguous; return image [B, 3, H, W] and coverage [B, H, W]."""
     batch, count = sets.shape[:2]
     image, coverage = sets.new_empty(batch, 3, height, width), sets.new_empty(batch, height, width)
+    if not count:
+        return image.zero_(), coverage.zero_()
     if batch:
         records = project(kernels, sets, height, width)
         grid, threads = tile_grid(kernels, height, width, batch)
@@ -78,6 +80,8 @@ def render_gradient(
     """Return dL/d(sets) [B, N, 9] of dL/d(image) [B, 3, H, W], given what `render_image` took and gave."""
     gradient = torch.empty_like(sets)
     (batch, count), (height, width) = sets.shape[:2], image.shape[2:]
+    if not batch or not count:
+        return gradient
     tiles, words = tiles_of(height, width), chunks_of(count)
     step = max(1, min(batch, _MOMENT_BYTES // (4 * MOMENTS * tiles * count)))
     partial = sets.new_empty(step, tiles, count, MOMENTS)

@@ -82,7 +82,8 @@ class RunConfig:
         device: "auto", "cpu" or "cuda".
         precision: Of the network: "float32", "bfloat16" or "float16"; "auto" is bfloat16 on a GPU that has
             it, else float32. Gaussians are float32 always.
-        compile: Compile the network with torch.compile.
+        compile: Compile augmentation and network with torch.compile; None does so on a GPU, where the machine
+            has the C compiler that this takes.
         log_every: Steps between two lines of metrics.jsonl, 1 or more; None about ten lines an epoch.
         evaluate_every: Epochs between two evaluations, 1 or more; the last is always evaluated.
         checkpoint_minutes: Minutes between two checkpoints within an epoch, above 0.
@@ -94,7 +95,7 @@ class RunConfig:
     out: Path
     device: Annotated[str, Choice(("auto", "cpu", "cuda"))] = "auto"
     precision: Annotated[str, Choice(("auto", "float32", "bfloat16", "float16"))] = "auto"
-    compile: bool = False
+    compile: bool | None = None
     log_every: Annotated[int | None, Range(1)] = None
     evaluate_every: Annotated[int, Range(1)] = 1
     checkpoint_minutes: Annotated[float, Range(0.0, above=True)] = 10.0

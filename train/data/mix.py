@@ -173,7 +173,7 @@ def _box(both: Tensor, chance: Tensor, stay: Tensor) -> Tensor:
     """Choose by centre: of the first set outside of a square, of the second inside; ``1 - stay`` its area."""
     center = (both[..., :2] - (chance * 2 - 1)[:, None, None]).abs()  # [B, N, 2, 2]
     inside = (center < torch.sqrt(1 - stay)[:, None, None, None]).all(dim=-1)
-    return inside != torch.tensor([True, False], device=both.device)
+    return inside != (torch.arange(2, device=both.device) == 0)  # a list would come from the host
 
 
 def _union(both: Tensor, wanted: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -99,8 +100,9 @@ class Trainer:
         augment = replace(config.augment, min_scale=max(config.augment.min_scale, smallest))
         self._view = evaluation_view(augment, smallest)
         self._plan = BatchPlan(config.seed, self.classes, config.optim.label_smoothing, augment, config.mix)
-        self._network = _wrap(model, ranks, compiled=config.run.compile)
-        self._prepare = torch.compile(self._plan.prepare) if config.run.compile else self._plan.prepare
+        self._compiled = resolve_compile(config.run.compile, ranks.device)
+        self._network = _wrap(model, ranks, compiled=self._compiled)
+        self._prepare = torch.compile(self._plan.prepare) if self._compiled else self._plan.prepare
         self._type = _TYPES[resolve_precision(config.run.precision, ranks.device)]
         self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=self._type is torch.float16)
         if ranks.device.type == "cuda":  # float32 products by TF32; what is geometry multiplies no matrices
@@ -191,7 +193,7 @@ class Trainer:
 
     def _epoch_of_draws(self) -> Epoch:
         """The epoch as random draws are keyed by it: as tensors where one compiled graph is to serve all."""
-        if not self.config.run.compile:
+        if not self._compiled:
             return self.epoch
         if self._keys is None or self._keys[0] != self.epoch:
             self._keys = self.epoch, self._plan.keys(self.epoch, self.ranks.device)
@@ -349,6 +351,13 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def resolve_compile(asked: bool | None, device: torch.device) -> bool:
+    """Return whether to compile: as asked, else on a GPU where there is the C compiler that it takes."""
+    if asked is not None:
+        return asked
+    return device.type == "cuda" and any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
 def _parts(model: nn.Module) -> list[list[nn.Parameter]]:
