@@ -72,7 +72,7 @@ class Watch(TorchDispatchMode):
         tensors = [each for each in args if isinstance(each, torch.Tensor)]
         if name in COPIES and any(each.device != found.device and each.ndim for each in tensors):
             self.copies.append((name, [tuple(each.shape) for each in tensors]))
-        if name in ("mm", "addmm", "bmm", "baddbmm"):
+        if name in ("mm", "addmm"):
             self.products[tensors[-1].dtype] += 1
         if name not in NO_LAUNCH:
             self.launched[name] += 1
@@ -164,7 +164,8 @@ def test_a_step_stays_on_the_gpu(monkeypatch, mode, augment, mixing):
     assert made.gaussians.dtype == torch.float32
     assert sum(watch.launched.values()) < (600 if augment is FLIP else 1600)
     assert masks[-2:] == 2 * [None if augment is FLIP else (SETS, 1, 1, COUNT)]
-    assert watch.products[torch.bfloat16] > watch.products[torch.float32]
+    assert watch.products[torch.bfloat16] >= 8
+    assert mode == "refine" or not watch.products[torch.float32]
 
 
 class FakeCommon:
@@ -218,7 +219,8 @@ def compiled_config(shards, out, *, compiled):
     config = small_runs.config_of(
         shards, out, epochs=2, mix=MixConfig(cutmix=0.5), optim=OptimConfig(ema=None)
     )
-    return replace(config, run=replace(config.run, compile=compiled))
+    steady = replace(config.model, drop_path=0.0)  # paths are dropped by the random numbers of each rank
+    return replace(config, run=replace(config.run, compile=compiled), model=steady)
 
 
 def losses_of(out):
