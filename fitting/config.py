@@ -9,7 +9,7 @@ from typing import Annotated
 from ..schemas.errors import GvitError
 from ..schemas.limits import Range, check_limits
 
-__all__ = ["FIT_VERSION", "PRESETS", "FitConfig", "resolve_device"]
+__all__ = ["FIT_VERSION", "PRESETS", "FitConfig", "describe_device", "resolve_device"]
 
 FIT_VERSION = 1
 """Raised whenever the same image and config would give another set."""
@@ -66,12 +66,36 @@ def resolve_device(device: str) -> str:
     """Return the device that "auto" stands for on this machine: a GPU where torch can use one."""
     if device != "auto":
         return device
-    try:
-        ctypes.CDLL("libcuda.so.1")  # the driver; without it, torch need not be asked, which takes seconds
-    except OSError:
+    if not _has_driver():  # without it, torch need not be asked, which takes seconds
         return "cpu"
     try:
         import torch
     except ModuleNotFoundError:
         return "cpu"
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def describe_device(asked: str, threads: int) -> str:
+    """Say where a fit will run, and where "auto" does without a GPU, why.
+
+    Args:
+        asked: "auto", "cpu" or "cuda".
+        threads: Of a fit on the CPU.
+    """
+    if resolve_device(asked) == "cuda":
+        import torch
+
+        return f"on {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "on cuda"
+    cores = f"on {threads} CPU core{'s' if threads > 1 else ''}"
+    if asked == "cpu":
+        return cores
+    why = "torch cannot use the GPU, see gvit doctor" if _has_driver() else "no GPU"
+    return f"{cores} ({why})"
+
+
+def _has_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True

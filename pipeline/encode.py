@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ..dataset.class_names import class_names_file
-from ..fitting.config import resolve_device
+from ..fitting.config import describe_device, resolve_device
 from ..images.open import open_source
 from ..pictures.progress import Display
 from ..schemas.errors import GvitError
@@ -307,6 +307,8 @@ class _Run:
             if self._engine == "ray":
                 self._run_ray(todo)
             else:
+                run = self._config.run
+                self._display.say(f"encode: fitting {describe_device(run.device, run.threads)}")
                 run_inline(
                     self._spec,
                     todo,
