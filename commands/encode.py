@@ -117,6 +117,7 @@ GpusPerWorker = Annotated[
     float | None, typer.Option(help="Ray on GPUs: GPUs, or a share of one.", rich_help_panel=_RUN)
 ]
 CpusPerWorker = Annotated[int | None, typer.Option(help="Ray: CPU cores.", rich_help_panel=_RUN)]
+Renderer = Annotated[str, typer.Option(help="On a GPU: own kernels, or gsplat's.", rich_help_panel=_RUN)]
 HangSeconds = Annotated[
     float,
     typer.Option(help="Ray: a worker without progress for so long counts as dead.", rich_help_panel=_RUN),
@@ -152,6 +153,7 @@ def encode_command(
     ray_address: RayAddress = None,
     gpus_per_worker: GpusPerWorker = None,
     cpus_per_worker: CpusPerWorker = None,
+    renderer: Renderer = "own",
     hang_seconds: HangSeconds = 1800.0,
     dry_run: DryRun = False,
     retry_failed: RetryFailed = False,
@@ -166,7 +168,8 @@ def encode_command(
     from ..fitting.config import FitConfig
     from ..pipeline.config import EncodeConfig, RunConfig
 
-    run = RunConfig(device=device, engine=engine, retry_failed=retry_failed, overwrite=overwrite)
+    run = RunConfig(device=device, engine=engine, renderer=renderer)
+    run = replace(run, retry_failed=retry_failed, overwrite=overwrite)
     run = replace(run, workers=_number("--workers", workers), batch_size=_number("--batch-size", batch_size))
     sized = replace(run, gpus_per_worker=gpus_per_worker, cpus_per_worker=cpus_per_worker)
     config = EncodeConfig(

@@ -13,13 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..rendering.cores import usable_cores
+from ..rendering.cores import total_memory, usable_cores
 from ..schemas.version import __version__
 
 __all__ = ["inspect_machine", "kernel_figures", "missing_extras"]
 
 _FEATURES = ("avx2", "avx512f", "fma", "neon", "asimd", "sve")
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _CPU_INFO = Path("/proc/cpuinfo")
 _WRITTEN = 64 << 20
 _QUERY = ("name", "memory.total", "driver_version", "compute_cap")
@@ -47,7 +46,7 @@ def inspect_machine(folder: Path) -> dict[str, Any]:
         "gvit": __version__,
         "python": platform.python_version(),
         "cpu": {"name": _cpu_name(), "features": _cpu_features(), "cores": usable_cores()},
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": total_memory(),
         "gpus": gpus,
         "driver": driver,
         "torch": _version("torch"),
@@ -98,13 +97,6 @@ def _cpu_name() -> str:
 def _cpu_features() -> list[str]:
     found = set(" ".join(_cpu_lines("flags")[:1] + _cpu_lines("Features")[:1]).split())
     return [feature for feature in _FEATURES if feature in found]
-
-
-def _memory_bytes() -> int:
-    """Memory of the machine, or of the container where that is less."""
-    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.exists() else "max"
-    return min(whole, int(limit)) if limit.isdecimal() else whole
 
 
 def _gpus() -> tuple[list[dict[str, Any]], str | None]:

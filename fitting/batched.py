@@ -28,7 +28,8 @@ Rasterize = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], tuple[T
 """As `gvit.rendering.gsplat.rasterize_gsplat`."""
 
 _SMOOTHINGS = ((1, 0.5), (1, 1.0), (2, 3.0))  # distance of the binomial taps, variance reached
-_DENSE_PAIRS = 2**28  # pixels times Gaussians that a removal looks at together: a gigabyte a tensor
+_DENSE_PAIRS = 2**28  # pixels times Gaussians that a removal looks at together, at most,
+_BYTES_PER_PAIR = 80  # ... and what each takes
 
 
 class Canvas(NamedTuple):
@@ -140,6 +141,13 @@ def _gain_maps(residual: Tensor) -> tuple[Tensor, Tensor]:
     return gain, width
 
 
+def _pairs_together(device: torch.device) -> int:
+    """How many pairs of pixel and Gaussian to look at together: half of a GPU's free memory at most."""
+    if device.type != "cuda":
+        return _DENSE_PAIRS
+    return min(_DENSE_PAIRS, torch.cuda.mem_get_info(device)[0] // 2 // _BYTES_PER_PAIR)
+
+
 def _relocate(
     state: tuple[Tensor, Tensor, Tensor], canvas: Canvas, how: Relocation
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,7 +155,7 @@ def _relocate(
     params, first, second = state
     batch, count, _ = params.shape
     screen = _place(params, torch.zeros_like(params), canvas.scale)
-    chunk = max(1, _DENSE_PAIRS // (count * canvas.size**2))
+    chunk = max(1, _pairs_together(params.device) // (count * canvas.size**2))
     parts = [
         _removal_costs(_Screen(*(part[b : b + chunk] for part in screen)), canvas._replace(targets=targets))
         for b, targets in ((b, canvas.targets[b : b + chunk]) for b in range(0, batch, chunk))

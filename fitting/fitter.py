@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from .config import FitConfig
     from .cuda import GpuFit
 
-__all__ = ["RATES", "RELOCATION", "FitResult", "Fitter", "cost_of", "schedule"]
+__all__ = [
+    "DIVERGED",
+    "RATES",
+    "RELOCATION",
+    "FitResult",
+    "Fitter",
+    "cost_of",
+    "image_seed",
+    "schedule",
+]
 
 # Measured on one core at 224 x 224, N = 256, in full-size render + backward steps: a step on the half-size
 # canvas costs 0.36, a round of relocation 2.2 on the full canvas and 0.65 on the half.
@@ -50,7 +59,7 @@ RATES = Rates(
 RELOCATION = Relocation(share=0.06, margin=0.4, opacity_logit=math.log(4.0), spread=1.0)
 
 
-_DIVERGED = "the fit diverged"
+DIVERGED = "the fit diverged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +107,7 @@ def cost_of(config: FitConfig, stages: npt.NDArray[np.int64], taken: npt.NDArray
     return cost
 
 
-def _image_seed(seed: int, key: str) -> int:
+def image_seed(seed: int, key: str) -> int:
     """A seed per image that does not depend on where in which batch the image is."""
     return int.from_bytes(hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest(), "little")
 
@@ -122,9 +131,9 @@ class Fitter:
         if device == "cuda" and config.target_psnr is not None:
             raise GvitError("target-psnr works image by image, on the cpu; leave it out on cuda")
         self._device = device
-        self._config = config
-        self._encoding = encoding
-        self._threads = threads
+        self.config = config
+        self.encoding = encoding
+        self.threads = threads
         self.stages = schedule(config)
         self._local = threading.local()
         self._on_gpu: GpuFit | None = None
@@ -138,10 +147,10 @@ class Fitter:
         """
         if self._device == "cuda":
             return self._fit_on_gpu(targets, keys)
-        if self._threads == 1 or len(keys) == 1:
+        if self.threads == 1 or len(keys) == 1:
             fitted = [self._fit_one(*image) for image in zip(targets, keys, strict=True)]
         else:
-            with ThreadPoolExecutor(min(self._threads, len(keys))) as pool:
+            with ThreadPoolExecutor(min(self.threads, len(keys))) as pool:
                 fitted = list(pool.map(self._fit_one, targets, keys))
         stored, quality, errors, cost = zip(*fitted, strict=True)
         return FitResult(np.stack(stored), np.array(quality), list(errors), np.array(cost))
@@ -149,28 +158,28 @@ class Fitter:
     def _fit_on_gpu(self, targets: npt.NDArray[np.uint8], keys: Sequence[str]) -> FitResult:
         """Fit in batches of what the GPU's memory holds."""
         gpu = self._gpu(len(keys))
-        seeds = [_image_seed(self._config.seed, key) for key in keys]
+        seeds = [image_seed(self.config.seed, key) for key in keys]
         steps = range(0, len(keys), gpu.capacity)
         parts = [
             self._batch_on_gpu(gpu, targets[at : at + gpu.capacity], seeds[at : at + gpu.capacity])
             for at in steps
         ]
         stored, quality = (np.concatenate(part) for part in zip(*parts, strict=True))
-        cost = np.full(len(keys), cost_of(self._config, self.stages, self.stages[:, 1]))
-        return FitResult(stored, quality, [_DIVERGED if np.isnan(q) else None for q in quality], cost)
+        cost = np.full(len(keys), cost_of(self.config, self.stages, self.stages[:, 1]))
+        return FitResult(stored, quality, [DIVERGED if np.isnan(q) else None for q in quality], cost)
 
     def _batch_on_gpu(
         self, gpu: GpuFit, targets: npt.NDArray[np.uint8], seeds: Sequence[int]
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
         """Stored sets and their PSNR; NaN where the fit diverged."""
-        encoding = get_encoding(self._encoding)
+        encoding = get_encoding(self.encoding)
         fields = gpu.fit(targets, seeds)
         finite = np.isfinite(fields).all((1, 2))
         if encoding.columns == NUM_FIELDS:  # floats; the GPU has rounded them
             stored, decoded = fields.astype(encoding.dtype), None
         else:
-            stored = encode(np.nan_to_num(fields), self._encoding, self._config.size)
-            decoded = decode(stored, self._encoding)
+            stored = encode(np.nan_to_num(fields), self.encoding, self.config.size)
+            decoded = decode(stored, self.encoding)
         mean = gpu.measure(len(seeds), decoded) / targets[0].size
         quality = -10.0 * np.log10(np.maximum(mean, MIN_MEAN_ERROR))
         return stored, np.where(finite, quality, math.nan)
@@ -181,28 +190,28 @@ class Fitter:
 
         if self._on_gpu is None or self._on_gpu.capacity < min(images, cuda.MOST_IMAGES):
             self._on_gpu = None  # gives its memory back first
-            self._on_gpu = cuda.make_fit(self._config, self._encoding, RATES, RELOCATION, self.stages, images)
+            self._on_gpu = cuda.make_fit(self.config, self.encoding, RATES, RELOCATION, self.stages, images)
         return self._on_gpu
 
     def _workspace(self) -> Workspace:
         """The calling thread's scratch memory."""
         if not hasattr(self._local, "space"):
-            padded = -(-self._config.num_gaussians // LANES) * LANES
-            self._local.space = make_workspace(padded, self._config.size, self._config.size)
+            padded = -(-self.config.num_gaussians // LANES) * LANES
+            self._local.space = make_workspace(padded, self.config.size, self.config.size)
         return self._local.space
 
     def _fit_one(
         self, pixels: npt.NDArray[np.uint8], key: str
     ) -> tuple[npt.NDArray[Any], float, str | None, float]:
         """Stored set, PSNR, error and cost of one image."""
-        config, size = self._config, self._config.size
+        config, size = self.config, self.config.size
         fields = np.zeros((config.num_gaussians, NUM_FIELDS), np.float32)
         taken = np.zeros(len(self.stages), np.int64)
         fit_image(
             np.ascontiguousarray(pixels),
             self.stages,
             0.0 if config.target_psnr is None else pixels.size * 10.0 ** (-0.1 * config.target_psnr),
-            np.uint64(_image_seed(config.seed, key)),
+            np.uint64(image_seed(config.seed, key)),
             RATES,
             RELOCATION,
             self._workspace(),
@@ -211,7 +220,7 @@ class Fitter:
         )
         cost = cost_of(config, self.stages, taken)
         if not np.isfinite(fields).all():
-            return encode(np.nan_to_num(fields), self._encoding, size), math.nan, _DIVERGED, cost
-        stored = encode(fields, self._encoding, size)
-        rendering = render_batch(decode(stored, self._encoding)[None], size, size, threads=1)[0]
+            return encode(np.nan_to_num(fields), self.encoding, size), math.nan, DIVERGED, cost
+        stored = encode(fields, self.encoding, size)
+        rendering = render_batch(decode(stored, self.encoding)[None], size, size, threads=1)[0]
         return stored, psnr(rendering, pixels), None, cost

@@ -43,7 +43,10 @@ class RunConfig:
             machine.
         gpus_per_worker: Ray on GPUs: a share of one (0.5), or whole ones; None takes 1.
         cpus_per_worker: Ray: CPU cores of a worker; None chooses.
-        hang_seconds: Ray: how long a worker may show no progress before it counts as dead.
+        renderer: On a GPU: "own" kernels, or those of "gsplat", slowly and with bytes that differ from run to
+            run.
+        renderer: Annotated[str, Choice(("own", "gsplat"))] = "own"
+    hang_seconds: Ray: how long a worker may show no progress before it counts as dead.
         batch_size: Images fitted at once, 1 to 256; None chooses.
         retry_failed: Try images again that failed in an earlier run.
         overwrite: Delete another dataset at the destination first.
@@ -55,6 +58,7 @@ class RunConfig:
     ray_address: str | None = None
     gpus_per_worker: Annotated[float | None, Range(0.0, 63.0, above=True)] = None
     cpus_per_worker: Annotated[int | None, Range(1, 4096)] = None
+    renderer: Annotated[str, Choice(("own", "gsplat"))] = "own"
     hang_seconds: Annotated[float, Range(0.0, above=True)] = 1800.0
     batch_size: Annotated[int | None, Range(1, BLOCK_SIZE)] = None
     retry_failed: bool = False

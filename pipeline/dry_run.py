@@ -13,7 +13,7 @@ from ..fitting.config import resolve_device
 from ..images.decode import Decoded
 from ..images.decode_pool import MEMORY_LIMIT_BYTES, DecodePool
 from ..schemas.encoding import get_encoding
-from .encode import Survey, check_install, make_fitter, survey
+from .encode import Survey, check_install, factory_of, survey
 from .plan import BLOCK_SIZE
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def estimate(config: EncodeConfig, *, fitter_factory: FitterFactory | None = Non
     """
     if fitter_factory is None:
         check_install(config.run)
+        fitter_factory = factory_of(config.run)
     found = survey(config)
     names = (entry.class_name for entry in found.listing.entries)
     return Estimate(
@@ -63,7 +64,7 @@ def estimate(config: EncodeConfig, *, fitter_factory: FitterFactory | None = Non
         ignored=found.listing.ignored,
         shards=len(found.plan.shards),
         bytes=_bytes(config, found),
-        seconds=_seconds(config, found, make_fitter if fitter_factory is None else fitter_factory),
+        seconds=_seconds(config, found, fitter_factory),
     )
 
 
@@ -80,13 +81,17 @@ def _seconds(config: EncodeConfig, found: Survey, fitter_factory: FitterFactory)
     entries = found.listing.entries
     wanted = min(config.run.threads * _PROBE_ROUNDS, _PROBE_MAX, len(entries))
     probed = [entries[i * len(entries) // wanted] for i in range(wanted)]
+    references = [found.source.reference(entry) for entry in probed]
     with DecodePool(
         workers=config.run.decoders(device),
         size=config.fit.size,
         crop=config.crop,
         memory_limit_bytes=MEMORY_LIMIT_BYTES + found.source.reading_bytes,
     ) as pool:
-        decoded = pool.prefetch([found.source.reference(entry) for entry in probed]).result()
+        decoded = pool.prefetch(references).result()
+        start = time.perf_counter()
+        pool.prefetch(references).result()  # of processes that have started
+        decoding = (time.perf_counter() - start) / wanted
     pairs = [
         (e.key, image.pixels) for e, image in zip(probed, decoded, strict=True) if isinstance(image, Decoded)
     ]
@@ -94,7 +99,9 @@ def _seconds(config: EncodeConfig, found: Survey, fitter_factory: FitterFactory)
         return None
     keys, images = [key for key, _ in pairs], np.stack([pixels for _, pixels in pairs])
     fitter = fitter_factory(config.fit, config.encoding, config.run.threads, device)
-    fitter.fit(images[:1], keys[:1])  # compiles
+    first = len(keys) if device == "cuda" else 1
+    fitter.fit(images[:first], keys[:first])  # compiles, and on a GPU makes room for so many
     start = time.perf_counter()
     fitter.fit(images, keys)
-    return (time.perf_counter() - start) / len(keys) * found.plan.images
+    fitting = (time.perf_counter() - start) / len(keys)
+    return max(fitting, decoding) * found.plan.images  # one goes on while the other does

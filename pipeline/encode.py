@@ -139,7 +139,7 @@ def encode(
     console = Console(stderr=True) if console is None else console
     if fitter_factory is None:
         check_install(config.run)
-        fitter_factory = make_fitter
+        fitter_factory = factory_of(config.run)
     found = survey(config)
     try:
         found.place.prepare()
@@ -161,8 +161,18 @@ def check_install(run: RunConfig) -> None:
     require("encode", "numba")
     if resolve_engine(run) == "ray":
         require("encode", "ray")
-    if resolve_device(run.device) == "cuda":
+    on_gpu = resolve_device(run.device) == "cuda"
+    if on_gpu:
         require("encode", "torch")
+    if run.renderer == "gsplat":
+        if not on_gpu and run.ray_address is None:
+            raise GvitError("renderer gsplat needs a GPU that torch can use: leave --renderer out on a CPU")
+        require("encode", "gsplat")
+
+
+def factory_of(run: RunConfig) -> FitterFactory:
+    """Return what makes the fitter that a run asks for."""
+    return make_gsplat_fitter if run.renderer == "gsplat" else make_fitter
 
 
 def make_fitter(config: FitConfig, encoding: str, threads: int, device: str) -> Fitter:
@@ -170,6 +180,13 @@ def make_fitter(config: FitConfig, encoding: str, threads: int, device: str) -> 
     from ..fitting.fitter import Fitter  # compiles; only now is it sure to be needed
 
     return Fitter(config, encoding, threads, device)
+
+
+def make_gsplat_fitter(config: FitConfig, encoding: str, threads: int, device: str) -> Fitter:
+    """Make the fitter whose renderer is gsplat."""
+    from ..fitting.gsplat import GsplatFitter
+
+    return GsplatFitter(config, encoding, threads, device)
 
 
 def resolve_engine(run: RunConfig) -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "TILE_WARPS",
     "KernelUse",
     "Program",
+    "cache_folder",
     "compile_program",
     "kernel_uses",
     "nvrtc_version",
@@ -114,7 +115,7 @@ def compile_program(program: Program, architecture: int) -> bytes:
     Raises:
         GvitError: NVRTC is missing, does not know the architecture, or refuses the source.
     """
-    path = _cache() / f"{_identity(program, architecture)}.cubin"
+    path = cache_folder() / "kernels" / f"{_identity(program, architecture)}.cubin"
     try:
         return path.read_bytes()
     except OSError:
@@ -159,9 +160,10 @@ def nvrtc_version() -> str:
     return f"{major}.{minor}"
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Return the folder of what is built once on a machine, which may not exist."""
     root = os.environ.get("GVIT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gvit"
-    return Path(root).expanduser() / "kernels"
+    return Path(root).expanduser()
 
 
 def _identity(program: Program, architecture: int) -> str:

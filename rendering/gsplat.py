@@ -6,6 +6,7 @@ file lock, says so while it lasts, and says what went wrong when it fails.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import tempfile
@@ -16,17 +17,18 @@ from typing import Any
 import torch
 from filelock import FileLock
 from torch import Tensor
+from torch.utils import cpp_extension
 
 from ..schemas.errors import GvitError
 from ..schemas.extras import advice_for
 from ..schemas.gaussians import RULE
-from .cores import usable_cores
+from .compiler import cache_folder
 from .drawable import DRAWABLE_LIMIT
+from .toolkit import build_jobs, find_toolkit, needed
 
 __all__ = ["load_kernels", "rasterize_gsplat", "render_gsplat"]
 
 _TILE = 16
-_NEEDED = "gsplat needs nvcc (the CUDA toolkit, of the version that torch was built with) and a C++ compiler"
 
 
 @cache
@@ -40,7 +42,11 @@ def load_kernels() -> Any:  # noqa: ANN401
         raise GvitError("there is no CUDA device that torch can use; render and fit with device cpu")
     major, minor = torch.cuda.get_device_capability()
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", f"{major}.{minor}")
-    os.environ.setdefault("MAX_JOBS", str(usable_cores()))
+    os.environ.setdefault("MAX_JOBS", str(build_jobs()))
+    if importlib.util.find_spec("gsplat") is None:
+        raise GvitError(advice_for("gsplat") or "gsplat is not installed")
+    home = str(find_toolkit())
+    os.environ["CUDA_HOME"] = cpp_extension.CUDA_HOME = home  # torch has looked for it already
     lock = Path(tempfile.gettempdir()) / f"gvit-gsplat-build-{os.getuid()}.lock"
     with FileLock(lock):  # one process of this machine and user builds, the others wait and find it built
         sys.stderr.write("loading gsplat's CUDA kernels (built once per machine, which takes minutes)\n")
@@ -49,11 +55,23 @@ def load_kernels() -> Any:  # noqa: ANN401
         except ModuleNotFoundError as error:
             raise GvitError(advice_for(error.name or "") or str(error)) from error
         except Exception as error:  # whatever the compiler, the linker or the loader says is the real cause
-            detail = " | ".join(line for line in str(error).splitlines() if line.strip())[-2000:]
-            raise GvitError(f"gsplat's CUDA kernels could not be built: {detail}. {_NEEDED}") from error
+            raise GvitError(_explained(error)) from error
     if _backend._C is None:  # pyright: ignore[reportPrivateUsage]
-        raise GvitError(f"gsplat's CUDA kernels could not be built: no CUDA toolkit was found. {_NEEDED}")
+        raise GvitError(f"gsplat's CUDA kernels could not be built with {home}. {needed()}")
     return _wrapper
+
+
+def _explained(error: Exception) -> str:
+    """A failed build in a sentence: its last words, and the file that holds all of them."""
+    words = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    log, where = cache_folder() / "gsplat-build.log", ""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(str(error), "utf-8")
+        where = f" (all of it in {log})"
+    except OSError:
+        pass
+    return f"gsplat's CUDA kernels could not be built: {' | '.join(words[-5:])}{where}. {needed()}"
 
 
 def _drawable(gaussians: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ import pytest
 from gvit.fitting.config import FitConfig
 from gvit.images.sources.source import Entry
 from gvit.pipeline.config import EncodeConfig, RunConfig, fingerprint
-from gvit.pipeline.encode import check_install
 from gvit.pipeline.place.folder import Folder
 from gvit.pipeline.place.run_state import RunRecord, check_same, new_state, read_state, save_state
 from gvit.pipeline.plan import make_plan
@@ -181,13 +180,6 @@ def test_a_state_that_was_torn_while_it_was_written_is_known_from_its_other_copy
         path.write_bytes(b"{")
     with pytest.raises(DatasetError, match=r"dst/.gvit/run.copy.json is damaged.*--overwrite"):
         read_state(place)
-
-
-@pytest.mark.parametrize("engine", ["inline", "ray"])
-def test_a_gpu_needs_its_kernels_whatever_the_engine(monkeypatch, engine):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gsplat" else object())
-    with pytest.raises(GvitError, match=r"gvit\[gsplat\]"):
-        check_install(RunConfig(engine=engine, device="cuda"))
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from gvit.dataset.commit import commit_shard, write_manifest
 from gvit.dataset.open_shard import read_rows
 from gvit.dataset.reader import open_dataset
+from gvit.rendering import cores
 from gvit.schemas import (
     ENCODINGS,
     NUM_FIELDS,
@@ -196,19 +197,19 @@ def test_the_cache_is_memory_only_where_it_fits_easily_for_all_ranks(dataset, mo
 def test_a_container_limits_the_free_memory(tmp_path, monkeypatch):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 900 kB\nMemAvailable: 500 kB\n")
-    monkeypatch.setattr(loader_module, "MEMINFO", meminfo)
-    monkeypatch.setattr(loader_module, "CGROUP", tmp_path)
-    assert loader_module.free_memory() == 500 * 1024
+    monkeypatch.setattr(cores, "MEMINFO", meminfo)
+    monkeypatch.setattr(cores, "CGROUP", tmp_path)
+    assert cores.free_memory() == 500 * 1024
     (tmp_path / "memory.current").write_text("1000\n")
     for limit, free in (("max\n", 500 * 1024), ("3000\n", 2000), ("900\n", 0)):
         (tmp_path / "memory.max").write_text(limit)
-        assert loader_module.free_memory() == free
+        assert cores.free_memory() == free
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 700\nactive_file 100\n")
-    assert loader_module.free_memory() == 2700
+    assert cores.free_memory() == 2700
     meminfo.unlink()
     (tmp_path / "memory.max").unlink()
-    assert loader_module.free_memory() > 0
+    assert cores.free_memory() > 0
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, starmap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -15,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...rendering.cores import free_memory
 from ...schemas import NUM_FIELDS, GvitError, get_encoding
 from .order import epoch_order, evaluation_batches, partners_of, training_batches, training_steps
 
@@ -196,8 +195,6 @@ def _check_arguments(
 CacheKind: TypeAlias = Literal["auto", "memory", "mmap"]
 
 MEMORY_SHARE = 0.25  # of the free memory that "auto" takes for the sets, over all ranks
-MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
 
 
 class _Decoder:
@@ -287,25 +284,3 @@ def stored_bytes(dataset: Dataset) -> int:
     """Return the bytes of all sets of a dataset, as they are stored."""
     encoding = get_encoding(dataset.manifest.encoding)
     return len(dataset) * dataset.manifest.gaussians * encoding.columns * encoding.dtype.itemsize
-
-
-def free_memory() -> float:
-    """Return the bytes that may still be used: of the machine, or of the container where that is less."""
-    return max(0, min(_machine_free(), _container_free()))
-
-
-def _machine_free() -> int:
-    for line in MEMINFO.read_text().splitlines() if MEMINFO.exists() else []:
-        name, _, rest = line.partition(":")
-        if name == "MemAvailable":
-            return int(rest.split()[0]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # no Linux: a guess on the safe side
-
-
-def _container_free() -> float:
-    limit, used, parts = (CGROUP / f"memory.{name}" for name in ("max", "current", "stat"))
-    if not limit.exists() or limit.read_text().strip() == "max":
-        return float("inf")
-    lines = parts.read_text().splitlines() if parts.exists() else []
-    pages = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
-    return int(limit.read_text()) - int(used.read_text()) + pages  # pages of files that the kernel gives back
