@@ -16,5 +16,4 @@ export TORCH_EXTENSIONS_DIR=${3:?usage: gsplat.sh PYTHON ARCHITECTURES EXTENSION
 export MAX_JOBS=${MAX_JOBS:-4} # each takes up to 4 GB
 run mkdir -p "$TORCH_EXTENSIONS_DIR"
 run "$python" -c "from gsplat.cuda._backend import _C; assert _C is not None, 'gsplat found no nvcc'"
-run find "$TORCH_EXTENSIONS_DIR" -name "*.o" -delete
 run chmod -R a+rX "$TORCH_EXTENSIONS_DIR"

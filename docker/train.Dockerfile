@@ -16,7 +16,7 @@ COPY docker/ /docker/
 RUN /docker/packages.sh gcc libc6-dev
 COPY --from=build /opt/gvit /opt/gvit
 RUN /docker/user.sh gvit 10001 /data /out /var/cache/gvit
-ENV PATH=/opt/gvit/bin:${PATH} NUMBA_CACHE_DIR=/var/cache/gvit PYTHONUNBUFFERED=1
+ENV PATH=/opt/gvit/bin:${PATH} NUMBA_CACHE_DIR=/var/cache/gvit GVIT_CACHE=/var/cache/gvit PYTHONUNBUFFERED=1
 USER gvit
 WORKDIR /out
 RUN /docker/smoke.sh /opt/gvit/bin

@@ -51,8 +51,16 @@ def instructions(path):
         yield word, rest
 
 
-def test_there_is_an_image_for_encode_train_and_cpu():
-    assert [path.stem for path in DOCKERFILES] == ["cpu", "encode", "train"]
+def test_there_is_an_image_for_each_way_of_work():
+    assert [path.stem for path in DOCKERFILES] == ["cpu", "encode", "gsplat", "train"]
+
+
+def test_only_gsplat_needs_a_cuda_toolkit_and_what_it_built_is_kept():
+    bases = {path.stem: "nvidia/cuda" in path.read_text() for path in DOCKERFILES}
+    assert bases == {"cpu": False, "encode": False, "gsplat": True, "train": False}
+    built = run(DOCKER / "gsplat.sh", "python", "9.0", "/opt/extensions", DRY_RUN="1").stdout
+    assert "-delete" not in built
+    assert "rm " not in built
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
