@@ -5,6 +5,7 @@ Each yields rows of (what, figure, remark).
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -28,9 +29,13 @@ from gvit.schemas.errors import GvitError
 from .gpu_fit import Row, timed
 from .scenes import crops
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 __all__ = ["ceilings", "encode_job", "nccl", "tests", "trainer"]
 
-_DISTINCT, _TIMES = 500, 16
+_DISTINCT, _JPEGS = 500, 8000
 _LOSS = 0.01
 _WIDTH, _HEIGHT = 500, 375  # of a usual photograph of ImageNet
 _TRAINER_SECONDS, _COMPILING = 135.0, 45.0
@@ -62,18 +67,32 @@ def ceilings(_images: Path | None) -> Iterator[Row]:
 
 
 def _write_photographs(folder: Path, images: Path | None) -> int:
-    """Write JPEGs of a usual size in ten classes, each under several names; returns the bytes of one."""
-    squares = crops(_DISTINCT, 224, images)
-    size = 0
-    for number, pixels in enumerate(squares):
+    """Write JPEGs in ten classes, each under several names; returns the mean of their bytes.
+
+    They are those of a folder as they are, or crops of scikit-image's photographs in a usual size.
+    """
+    if images is not None:
+        originals = sorted(path for path in images.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+        contents = [path.read_bytes() for path in originals[:_DISTINCT]]
+    else:
+        contents = [_photograph(pixels) for pixels in crops(_DISTINCT, 224)]
+    if not contents:
+        raise GvitError(f"{images} holds no JPEG")
+    for number, content in enumerate(contents):
         home = folder / f"class{number % 10}"
         home.mkdir(parents=True, exist_ok=True)
         path = home / f"{number}-0.jpg"
-        Image.fromarray(pixels).resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC).save(path, quality=92)
-        size += path.stat().st_size
-        for copy in range(1, _TIMES):
+        path.write_bytes(content)
+        for copy in range(1, _JPEGS // len(contents)):
             os.link(path, home / f"{number}-{copy}.jpg")
-    return size // len(squares)
+    return sum(map(len, contents)) // len(contents)
+
+
+def _photograph(pixels: npt.NDArray[np.uint8]) -> bytes:
+    image = Image.fromarray(pixels).resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=92)
+    return file.getvalue()
 
 
 def encode_job(images: Path | None) -> Iterator[Row]:

@@ -105,21 +105,20 @@ RENDER = Program((_KERNELS / "render.cu",))
 """Projection, forward and backward pass of the differentiable operator."""
 
 
-def compile_program(program: Program, architecture: int) -> bytes:
+def compile_program(program: Program, architecture: int, *, anew: bool = False) -> bytes:
     """Return the cubin of a program, from the cache where it was compiled before.
 
     Args:
         program: The kernels.
         architecture: 10 x major + minor of the compute capability.
+        anew: Compile whatever the cache holds.
 
     Raises:
         GvitError: NVRTC is missing, does not know the architecture, or refuses the source.
     """
     path = cache_folder() / "kernels" / f"{_identity(program, architecture)}.cubin"
-    try:
+    if not anew and path.is_file():
         return path.read_bytes()
-    except OSError:
-        pass
     sys.stderr.write(f"compiling CUDA kernels for sm_{architecture} (once on this machine)\n")
     cubin, _ = _compile(program, architecture)
     try:

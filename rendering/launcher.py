@@ -74,14 +74,13 @@ class GpuKernels:
         if not torch.cuda.is_available():
             raise GvitError("there is no CUDA device that torch can use; render and fit with device cpu")
         major, minor = torch.cuda.get_device_capability(device)
-        cubin = compile_program(program, 10 * major + minor)
         from cuda.bindings import driver  # pyright: ignore[reportAttributeAccessIssue]
 
         self._driver = driver
         self._device = device
         with torch.cuda.device(device):
             torch.cuda.current_stream().synchronize()  # makes torch's context the current one
-            (self._module,) = self._checked(driver.cuModuleLoadData(cubin))
+            self._module = self._load(program, 10 * major + minor)
         self._functions: dict[str, Any] = {}
 
     def launch(
@@ -99,6 +98,13 @@ class GpuKernels:
                     function, *grid, 1, threads, 1, 1, shared, stream, (values, kinds), 0
                 )
             )
+
+    def _load(self, program: Program, architecture: int) -> Any:  # noqa: ANN401
+        """Load a program; one whose file in the cache was damaged is compiled anew."""
+        loaded = self._driver.cuModuleLoadData(compile_program(program, architecture))
+        if int(loaded[0]) != 0:
+            loaded = self._driver.cuModuleLoadData(compile_program(program, architecture, anew=True))
+        return self._checked(loaded)[0]
 
     def use(self, name: str) -> KernelUse:
         """Return what a kernel uses, as the driver tells."""

@@ -178,3 +178,17 @@ def test_the_exit_code_tells_whether_all_passed(monkeypatch, problem, code):
     found = doctor("--gpu", "--json")
     assert found.exit_code == code
     assert json.loads(found.stdout.splitlines()[-1])["steps"][0]["problem"] == problem
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_an_encode_is_measured_on_thousands_of_jpegs(tmp_path, own):
+    from gvit.benchmarks import gpu_job
+
+    if own:
+        for number in range(3):
+            (tmp_path / "own").mkdir(exist_ok=True)
+            (tmp_path / "own" / f"{number}.JPEG").write_bytes(b"x" * 10 * (number + 1))
+    mean = gpu_job._write_photographs(tmp_path / "photos", tmp_path / "own" if own else None)
+    found = list((tmp_path / "photos").glob("class*/*.jpg"))
+    assert 7990 < len(found) <= 8000
+    assert mean == 20 if own else 10_000 < mean < 100_000

@@ -14,6 +14,7 @@ from gvit.fitting.cuda import fit_program
 from gvit.fitting.fitter import RATES, RELOCATION
 from gvit.rendering import compiler, cuda
 from gvit.rendering.compiler import ARCHITECTURES, RENDER, compile_program, kernel_uses
+from gvit.rendering.launcher import GpuKernels
 from gvit.rendering.operator import render
 from gvit.rendering.reference import render_reference
 from gvit.schemas import GvitError
@@ -144,6 +145,35 @@ def test_a_program_is_compiled_once_on_a_machine(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err == ""
     compile_program(RENDER, 80)
     assert len(list((tmp_path / "kernels").iterdir())) == 2
+
+
+class FakeDriver:
+    """A driver that loads what begins as a cubin does."""
+
+    loaded = ()
+
+    def cuModuleLoadData(self, cubin):  # noqa: N802
+        self.loaded = (*self.loaded, cubin[:8])
+        return (0, "module") if cubin[:4] == b"\x7fELF" else (FakeError(200), None)
+
+
+class FakeError(int):
+    name = "CUDA_ERROR_INVALID_IMAGE"
+
+
+def test_kernels_whose_file_in_the_cache_is_damaged_are_compiled_anew(monkeypatch, tmp_path):
+    monkeypatch.setenv("GVIT_CACHE", str(tmp_path))
+    kernels = object.__new__(GpuKernels)
+    kernels._driver = driver = FakeDriver()
+    compile_program(RENDER, 90)
+    (kept,) = (tmp_path / "kernels").iterdir()
+    kept.write_bytes(b"damaged")
+    assert kernels._load(RENDER, 90) == "module"
+    assert [start[:4] for start in driver.loaded] == [b"dama", b"\x7fELF"]
+    assert kept.read_bytes()[:4] == b"\x7fELF"
+    monkeypatch.setattr("gvit.rendering.launcher.compile_program", lambda *_, **__: b"of another GPU")
+    with pytest.raises(GvitError, match="the CUDA driver refused a kernel: CUDA_ERROR_INVALID_IMAGE"):
+        kernels._load(RENDER, 90)
 
 
 def test_other_constants_are_another_program():
