@@ -41,6 +41,7 @@ def doctor_command(
         return
     from .machine import inspect_machine
 
+    say("looking at this machine ...", err=True)  # compiling the kernels takes seconds
     facts = inspect_machine(destination)
     tell("\n".join(_lines(facts, destination)), facts, as_json=as_json)
 

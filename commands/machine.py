@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,13 @@ def kernel_figures() -> dict[str, list[dict[str, Any]]]:
         from ..rendering.compiler import ARCHITECTURES, RENDER, kernel_uses
 
         programs = (RENDER, fit_program(RATES, RELOCATION))
-        return {
-            f"sm_{architecture}": [
-                use._asdict() for program in programs for use in kernel_uses(program, architecture)
-            ]
-            for architecture in ARCHITECTURES
-        }
+
+        def compiled(architecture: int) -> list[dict[str, Any]]:
+            return [use._asdict() for program in programs for use in kernel_uses(program, architecture)]
+
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            found = list(pool.map(compiled, ARCHITECTURES))
+        return {f"sm_{architecture}": uses for architecture, uses in zip(ARCHITECTURES, found, strict=True)}
     except (ImportError, GvitError):
         return {}
 

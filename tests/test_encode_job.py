@@ -142,9 +142,11 @@ def test_an_image_that_kills_its_decoder_is_a_row_and_hurts_no_other(tmp_path, m
 
 def test_off_a_terminal_progress_is_plain_lines_now_and_then(source, tmp_path, monkeypatch):
     monkeypatch.setattr("gvit.pictures.progress.INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr("gvit.fitting.config._has_driver", lambda: False)
     out = io.StringIO()
     fake.fake_encode(source, tmp_path / "dst", console=Console(file=out), batch_size=256)
-    lines = out.getvalue().splitlines()
+    where, *lines = out.getvalue().splitlines()
+    assert where == "encode: fitting on 1 CPU core (no GPU)"
     assert len(lines) == 3
     assert lines[0].startswith("encode: 256 of 502 images, ")
     assert lines[-1].startswith("encode: 502 of 502 images, ")

@@ -227,7 +227,7 @@ def test_an_unknown_key_is_answered_with_keys_that_contain_it(gvit_view):
 def test_an_empty_dataset_has_nothing_to_draw(gvit_view, world):
     (world / "bad").mkdir()
     (world / "bad/broken.png").write_bytes(b"no image")
-    fake.fake_encode(world / "bad", world / "empty")
+    fake.fake_encode(world / "bad", world / "empty", console=fake.SILENT)
     code, _, err = gvit_view("empty")
     assert (code, err) == (2, "Error: empty holds no sets, so there is nothing to draw\n")
 

@@ -7,13 +7,12 @@
 KERNEL(32 * WARPS) removal(const Record* RESTRICT records, const float* RESTRICT target, float* RESTRICT costs,
                            unsigned* RESTRICT hits, float* RESTRICT residual, int count, int size) {
     FOR_BLOCKS {
-        int columns = tiles_of(size), tiles = columns * columns, number = block.x * WARPS + warp();
-        int area = size * size, chunks = (count + 31) / 32;
-        if (number >= tiles) continue;
-        Tile tile = {number % columns, number / columns, size, size};
+        Tile tile;
+        int number = take_tile(tile, size, size), area = size * size, chunks = (count + 31) / 32;
+        if (number < 0) continue;
         Reached* seen = (Reached*)shared_memory + warp() * chunks;
         const Record* own = records + (long long)block.y * count;
-        long long place = (long long)block.y * tiles + number;
+        long long place = (long long)block.y * tiles_of(size) * tiles_of(size) + number;
         Blend all[HELD], rest[HELD];  // blended colours; what of them is yet to be passed
         float wanted[HELD][PIXELS][3], end[HELD][PIXELS], error[HELD][PIXELS];
         blend_tile(all, own, count, tile, seen);

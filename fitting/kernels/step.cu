@@ -31,14 +31,13 @@ KERNEL(256) average(const uint8_t* RESTRICT pixels, float* RESTRICT planes, int 
 KERNEL(32 * WARPS) step(const Record* RESTRICT records, const float* RESTRICT target, float* RESTRICT errors,
                         float* RESTRICT partial, unsigned* RESTRICT hits, int count, int size) {
     FOR_BLOCKS {
-        int columns = tiles_of(size), tiles = columns * columns, number = block.x * WARPS + warp();
-        int area = size * size, chunks = (count + 31) / 32;
-        if (number >= tiles) continue;
-        Tile tile = {number % columns, number / columns, size, size};
+        Tile tile;
+        int number = take_tile(tile, size, size), area = size * size, chunks = (count + 31) / 32;
+        if (number < 0) continue;
         Reached* seen = (Reached*)shared_memory + warp() * chunks;
         const Record* own = records + (long long)block.y * count;
         const float* wanted = target + 3ll * block.y * area;
-        long long place = (long long)block.y * tiles + number;
+        long long place = (long long)block.y * tiles_of(size) * tiles_of(size) + number;
         Blend blend[HELD];
         blend_tile(blend, own, count, tile, partial ? seen : nullptr);
         Back back[HELD];

@@ -95,6 +95,13 @@ struct Tile {
 
 DEVICE int tiles_of(int pixels) { return (pixels + TILE - 1) / TILE; }
 
+// The tile of this warp, and its number; -1 where there is none left.
+DEVICE int take_tile(Tile& tile, int height, int width) {
+    int columns = tiles_of(width), number = block.x * WARPS + warp();
+    tile = {number % columns, number / columns, height, width};
+    return number < columns * tiles_of(height) ? number : -1;
+}
+
 DEVICE int x_of(const Tile& tile, int lane) { return tile.column * TILE + lane % TILE; }
 DEVICE int y_of(const Tile& tile, int lane, int p) { return tile.row * TILE + lane / TILE + 2 * p; }
 DEVICE int inside(const Tile& tile, int lane, int p) {

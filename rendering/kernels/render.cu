@@ -40,9 +40,9 @@ KERNEL(128) project(const Fields* RESTRICT fields, Record* RESTRICT records, int
 KERNEL(32 * WARPS) forward(const Record* RESTRICT records, float* RESTRICT image, float* RESTRICT coverage,
                            int count, int height, int width) {
     FOR_BLOCKS {
-        int columns = tiles_of(width), number = block.x * WARPS + warp(), area = height * width;
-        if (number >= columns * tiles_of(height)) continue;
-        Tile tile = {number % columns, number / columns, height, width};
+        Tile tile;
+        if (take_tile(tile, height, width) < 0) continue;
+        int area = height * width;
         Blend blend[HELD];
         blend_tile(blend, records + (long long)block.y * count, count, tile, nullptr);
         FOR_LANES {
@@ -68,10 +68,10 @@ KERNEL(32 * WARPS) backward(const Record* RESTRICT records, const float* RESTRIC
                             const float* RESTRICT coverage, const float* RESTRICT upstream,
                             float* RESTRICT partial, unsigned* RESTRICT hits, int count, int height, int width) {
     FOR_BLOCKS {
-        int columns = tiles_of(width), tiles = columns * tiles_of(height), number = block.x * WARPS + warp();
-        if (number >= tiles) continue;
+        Tile tile;
+        int number = take_tile(tile, height, width), tiles = tiles_of(width) * tiles_of(height);
+        if (number < 0) continue;
         int area = height * width, chunks = (count + 31) / 32;
-        Tile tile = {number % columns, number / columns, height, width};
         Back back[HELD];
         FOR_LANES {
 #pragma unroll
