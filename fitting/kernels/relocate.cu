@@ -192,7 +192,8 @@ KERNEL(256) relocate(float* RESTRICT params, float* RESTRICT first, float* RESTR
             SYNC();
             if (thread() == 0) {
                 float log_scale = logf(wide / scale);
-                float value[9] = {(x + 0.5f) / scale, (y + 0.5f) / scale, log_scale, 0.0f, log_scale, 0.0f, 0.0f, 0.0f, NEW_LOGIT};
+                float value[9] = {(x + 0.5f) / scale, (y + 0.5f) / scale, log_scale, 0.0f, log_scale,
+                                  0.0f, 0.0f, 0.0f, NEW_LOGIT};
                 for (int c = 0; c < 3; ++c) value[5 + c] = target[(3ll * block.y + c) * area + y * size + x];
                 for (int f = 0; f < 9; ++f) {
                     long long to = 9 * at + (long long)f * count + i;

@@ -10,7 +10,9 @@ DEVICE double uniform(uint64_t seed, int n) {
     return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
 }
 
-DEVICE float light(const float* planes, int area, int at) { return planes[at] + planes[area + at] + planes[2 * area + at]; }
+DEVICE float light(const float* planes, int area, int at) {
+    return planes[at] + planes[area + at] + planes[2 * area + at];
+}
 
 // The squared gradient of a pixel's brightness.
 DEVICE double detail(const float* planes, int size, int y, int x) {
@@ -127,7 +129,8 @@ KERNEL(256) start(const float* RESTRICT planes, const uint64_t* RESTRICT seeds, 
         SYNC();
         for (int i = thread(); i < count; i += threads()) {
             int rank = 0;
-            for (int k = 0; k < count; ++k) rank += distances[k] < distances[i] || (distances[k] == distances[i] && k < i);
+            for (int k = 0; k < count; ++k)
+                rank += distances[k] < distances[i] || (distances[k] == distances[i] && k < i);
             int pixel = chosen[i], area = size * size;
             float wide = logf((float)fmin(fmax(SCALE_PER_DISTANCE * distances[i], 0.5), 0.25 * size));
             float value[9] = {pixel % size + 0.5f, pixel / size + 0.5f, wide, 0.0f, wide, image[pixel],

@@ -12,7 +12,8 @@ KERNEL(256) average(const uint8_t* RESTRICT pixels, float* RESTRICT planes, int 
         const uint8_t* from = pixels + 3ll * block.y * full * full;
         float* to = planes + 3ll * block.y * size * size;
         for (int i = block.x * threads() + thread(); i < size * size; i += grid.x * threads()) {
-            double top = i / size * per, bottom = (i / size + 1) * per, left = i % size * per, right = (i % size + 1) * per;
+            double top = i / size * per, bottom = (i / size + 1) * per;
+            double left = i % size * per, right = (i % size + 1) * per;
             float sums[3] = {0.0f, 0.0f, 0.0f};
             for (int y = (int)top; y < min(full, (int)ceil(bottom)); ++y) {
                 float share_y = (float)((fmin(bottom, y + 1.0) - fmax(top, (double)y)) / per);

@@ -37,7 +37,12 @@ DEVICE int min(int a, int b) { return a < b ? a : b; }
 DEVICE int max(int a, int b) { return a > b ? a : b; }
 DEVICE int first_bit(unsigned bits) { return __builtin_ctz(bits); }
 DEVICE void sincospi(double x, double* s, double* c) { *s = sin(M_PI * x), *c = cos(M_PI * x); }
-DEVICE unsigned short to_half(float x) { _Float16 half = (_Float16)x; unsigned short bits; memcpy(&bits, &half, 2); return bits; }
+DEVICE unsigned short to_half(float x) {
+    _Float16 half = (_Float16)x;
+    unsigned short bits;
+    memcpy(&bits, &half, 2);
+    return bits;
+}
 DEVICE float from_half(unsigned short bits) { _Float16 half; memcpy(&half, &bits, 2); return (float)half; }
 
 // The sum over lanes, in the order of a butterfly.
@@ -73,7 +78,11 @@ DEVICE int warp() { return threadIdx.x / 32; }
 DEVICE float exp2_fast(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 DEVICE float reciprocal(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 DEVICE int first_bit(unsigned bits) { return __ffs(bits) - 1; }
-DEVICE unsigned short to_half(float x) { unsigned short bits; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x)); return bits; }
+DEVICE unsigned short to_half(float x) {
+    unsigned short bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+}
 DEVICE float from_half(unsigned short bits) { float x; asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits)); return x; }
 
 DEVICE float warp_sum(const float* value, int) {

@@ -124,7 +124,8 @@ KERNEL(128) gather(const Fields* RESTRICT fields, const Record* RESTRICT records
             sincospi(f.theta / PI, &s, &c);
             double i11 = record.a.z / WHITEN, i22 = record.b.x / WHITEN, i21 = -record.a.w * i22;
             double n_u = sums[1] / WHITEN, n_v = sums[2] / WHITEN;
-            double n_uu = sums[3] / (WHITEN * WHITEN), n_uv = sums[4] / (WHITEN * WHITEN), n_vv = sums[5] / (WHITEN * WHITEN);
+            double whiten2 = (double)WHITEN * WHITEN;
+            double n_uu = sums[3] / whiten2, n_uv = sums[4] / whiten2, n_vv = sums[5] / whiten2;
             double g_xx = half_w * half_w * (i11 * i11 * n_uu + 2.0 * i11 * i21 * n_uv + i21 * i21 * n_vv);
             double g_xy = half_w * half_h * i22 * (i11 * n_uv + i21 * n_vv), g_yy = half_h * half_h * i22 * i22 * n_vv;
             out[0] = (float)(half_w * (i11 * n_u + i21 * n_v));
