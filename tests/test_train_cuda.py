@@ -259,13 +259,14 @@ def test_an_optimiser_goes_on_with_the_kernels_of_its_own_device(fused, other):
     ours.step()
 
 
-def test_compiling_is_for_gpus_with_a_compiler_unless_it_is_asked_for(monkeypatch):
+def test_long_runs_on_gpus_with_a_compiler_are_compiled_unless_it_is_said_otherwise(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr(trainer_module.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert [resolve_compile(asked, cpu) for asked in (None, True, False)] == [False, True, False]
-    assert [resolve_compile(asked, gpu) for asked in (None, True, False)] == [True, True, False]
+    assert [resolve_compile(asked, cpu, 10**6) for asked in (None, True, False)] == [False, True, False]
+    assert [resolve_compile(asked, gpu, 10**6) for asked in (None, True, False)] == [True, True, False]
+    assert [resolve_compile(asked, gpu, 100) for asked in (None, True, False)] == [False, True, False]
     monkeypatch.setattr(trainer_module.shutil, "which", lambda _name: None)
-    assert resolve_compile(None, gpu) is False
+    assert resolve_compile(None, gpu, 10**6) is False
 
 
 def test_a_checkpoint_of_a_compiled_run_is_that_of_any(shards, tmp_path, monkeypatch):

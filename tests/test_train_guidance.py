@@ -21,6 +21,7 @@ from gvit.train.data.split import open_training_data
 from gvit.train.guidance.config import GuidanceConfig, gamma_at
 from gvit.train.guidance.guides import DirectGuide, RefineGuide
 from gvit.train.guidance.reconstruction import Reconstruction
+from gvit.train.guidance.shared_tensor import MoveStore
 from gvit.train.model.motion import MAX_SHIFT, move
 from gvit.train.ranks import Ranks
 from gvit.train.run.checkpoint import read_checkpoint
@@ -393,3 +394,31 @@ def test_a_gpu_guides_alike(shards, tmp_path, mode):
     if mode == "direct":
         apart = (there.guide.store.all.float() - here.guide.store.all.float()).abs()
         assert apart.mean() < 0.01
+
+
+def test_moves_that_a_gpu_still_writes_are_waited_for_where_they_are_read(tmp_path, monkeypatch):
+    """As with a GPU: copies arrive two steps late, or when somebody asks for them."""
+    waited = []
+
+    class Event:
+        def record(self):
+            pass
+
+        def synchronize(self):
+            waited.append(self)
+
+    empty = torch.empty
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory=False, **options: empty(*shape, **options))
+    store = MoveStore(tmp_path, 8, 3, Ranks(0, 1, torch.device("cpu")))
+    cpu = torch.device("cpu")
+    with monkeypatch.context() as on_gpu:
+        on_gpu.setattr(torch.Tensor, "is_cuda", True)
+        for step in range(4):
+            store.write(torch.tensor([step]), torch.full((1, 3, 9), 0.25 * (step + 1)))
+    assert len(waited) == 2
+    assert store.read(torch.tensor([7]), cpu).unique().tolist() == [0.0]
+    assert len(waited) == 2
+    assert store.read(torch.tensor([3, 0]), cpu)[:, 0, 0].tolist() == [1.0, 0.25]
+    assert len(waited) == 4
+    assert store.all[:4, 0, 0].tolist() == [0.25, 0.5, 0.75, 1.0]

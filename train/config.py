@@ -82,8 +82,8 @@ class RunConfig:
         device: "auto", "cpu" or "cuda".
         precision: Of the network: "float32", "bfloat16" or "float16"; "auto" is bfloat16 on a GPU that has
             it, else float32. Gaussians are float32 always.
-        compile: Compile augmentation and network with torch.compile; None does so on a GPU, where the machine
-            has the C compiler that this takes.
+        compile: Compile augmentation and network with torch.compile; None does so on a GPU, in runs of 2,000
+            updates or more, where the machine has the C compiler that this takes.
         log_every: Steps between two lines of metrics.jsonl, 1 or more; None about ten lines an epoch.
         evaluate_every: Epochs between two evaluations, 1 or more; the last is always evaluated.
         checkpoint_minutes: Minutes between two checkpoints within an epoch, above 0.

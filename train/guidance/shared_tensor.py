@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,9 @@ def _take_room(file: int, size: int) -> None:
         os.posix_fallocate(file, 0, size)
 
 
+_STEPS_ON_THEIR_WAY = 2  # of a GPU that lags behind the host by so much
+
+
 class MoveStore:
     """Moves float16 ``[n, N, 9]`` in -1..1, all 0 at first, of n sets of N Gaussians, shared by the ranks.
 
@@ -79,17 +83,19 @@ class MoveStore:
 
     def __init__(self, run: Path, samples: int, gaussians: int, ranks: Ranks) -> None:
         self._all = shared_tensor(run / ".moves", (samples, gaussians, 9), torch.float16, ranks)
-        self._on_their_way: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
+        self._on_their_way: deque[tuple[Tensor, Tensor, torch.cuda.Event]] = deque()
 
     @property
     def all(self) -> Tensor:
         """The moves of all samples, those written last too."""
-        self._arrive()
+        self._arrive(0)
         return self._all
 
     def read(self, samples: Tensor, device: torch.device) -> Tensor:
         """Return the moves float32 ``[b, N, 9]`` of samples int64 ``[b]`` (on the host) on a device."""
-        moves = self.all[samples]
+        if any(torch.isin(samples, written).any() for written, _, _ in self._on_their_way):
+            self._arrive(0)
+        moves = self._all[samples]
         if device.type == "cuda":  # from pageable memory the copy would wait
             return moves.pin_memory().to(device, non_blocking=True).float()
         return moves.float()
@@ -97,22 +103,21 @@ class MoveStore:
     def write(self, samples: Tensor, moves: Tensor) -> None:
         """Replace the moves of samples (on the host), without waiting for a GPU to have them."""
         if not moves.is_cuda:
-            self.all[samples] = moves.half()
+            self._all[samples] = moves.half()
             return
-        self._arrive()
         there = torch.empty(moves.shape, dtype=torch.float16, pin_memory=True)
         there.copy_(moves, non_blocking=True)
         copied = torch.cuda.Event()
         copied.record()
-        self._on_their_way = samples, there, copied
+        self._on_their_way.append((samples, there, copied))
+        self._arrive(_STEPS_ON_THEIR_WAY)
 
-    def _arrive(self) -> None:
-        """Put what was written last in its place; by the next step it has long been copied."""
-        if self._on_their_way is not None:
-            samples, there, copied = self._on_their_way
+    def _arrive(self, left: int) -> None:
+        """Put moves in their places, the first first, until those of so many steps are on their way."""
+        while len(self._on_their_way) > left:
+            samples, there, copied = self._on_their_way.popleft()
             copied.synchronize()
             self._all[samples] = there
-            self._on_their_way = None
 
     def restore(self, moves: Tensor) -> None:
         """Go back to saved moves of all samples."""

@@ -42,6 +42,7 @@ __all__ = ["DivergedError", "Interval", "Trainer"]
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LINES_PER_EPOCH = 10
+_STEPS_TO_COMPILE_FOR = 2000
 _NO_NUMBER, _CALMER = "the loss is no number any more", "a lower --lr, or --precision float32"
 
 
@@ -100,7 +101,8 @@ class Trainer:
         augment = replace(config.augment, min_scale=max(config.augment.min_scale, smallest))
         self._view = evaluation_view(augment, smallest)
         self._plan = BatchPlan(config.seed, self.classes, config.optim.label_smoothing, augment, config.mix)
-        self._compiled = resolve_compile(config.run.compile, ranks.device)
+        steps = len(data.train) // config.batch_size * config.epochs
+        self._compiled = resolve_compile(config.run.compile, ranks.device, steps)
         self._network = _wrap(model, ranks, compiled=self._compiled)
         self._prepare = torch.compile(self._plan.prepare) if self._compiled else self._plan.prepare
         self._type = _TYPES[resolve_precision(config.run.precision, ranks.device)]
@@ -353,11 +355,16 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
-def resolve_compile(asked: bool | None, device: torch.device) -> bool:
-    """Return whether to compile: as asked, else on a GPU where there is the C compiler that it takes."""
+def resolve_compile(asked: bool | None, device: torch.device, steps: int) -> bool:
+    """Return whether to compile: as asked, else where it pays.
+
+    That is on a GPU, in a run of so many steps that the minute it takes is won back, and where there is the C
+    compiler that it needs.
+    """
     if asked is not None:
         return asked
-    return device.type == "cuda" and any(map(shutil.which, ("cc", "gcc", "clang")))
+    pays = device.type == "cuda" and steps >= _STEPS_TO_COMPILE_FOR
+    return pays and any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
 def _parts(model: nn.Module) -> list[list[nn.Parameter]]:
