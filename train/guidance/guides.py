@@ -79,6 +79,9 @@ class Guide:
     def forget(self) -> None:
         """Begin to count anew."""
 
+    def end_epoch(self, ranks: Ranks) -> None:
+        """Finish what is under way, for another rank may have the same sample next; all at the same time."""
+
     def state(self, ranks: Ranks) -> dict[str, Any]:  # noqa: ARG002
         """Return what a run needs to go on beside the model, plain dicts and tensors; all ranks at once."""
         return {}
@@ -215,6 +218,10 @@ class DirectGuide(_CountingGuide):
     def moved(self, stored: Tensor, moves: Tensor) -> Tensor:
         """Return stored sets ``[b, N, 9]`` with their Gaussians moved."""
         return move(stored, moves, reach=self.config.reach, min_scale=self.min_scale)
+
+    def end_epoch(self, ranks: Ranks) -> None:
+        self.store.settle()
+        ranks.wait()
 
     def state(self, ranks: Ranks) -> dict[str, Any]:
         return {**super().state(ranks), "moves": self.store.all}

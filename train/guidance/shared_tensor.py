@@ -88,13 +88,13 @@ class MoveStore:
     @property
     def all(self) -> Tensor:
         """The moves of all samples, those written last too."""
-        self._arrive(0)
+        self.settle()
         return self._all
 
     def read(self, samples: Tensor, device: torch.device) -> Tensor:
         """Return the moves float32 ``[b, N, 9]`` of samples int64 ``[b]`` (on the host) on a device."""
         if any(torch.isin(samples, written).any() for written, _, _ in self._on_their_way):
-            self._arrive(0)
+            self.settle()
         moves = self._all[samples]
         if device.type == "cuda":  # from pageable memory the copy would wait
             return moves.pin_memory().to(device, non_blocking=True).float()
@@ -111,6 +111,10 @@ class MoveStore:
         copied.record()
         self._on_their_way.append((samples, there, copied))
         self._arrive(_STEPS_ON_THEIR_WAY)
+
+    def settle(self) -> None:
+        """Wait until all that was written is in its place."""
+        self._arrive(0)
 
     def _arrive(self, left: int) -> None:
         """Put moves in their places, the first first, until those of so many steps are on their way."""

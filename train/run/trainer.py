@@ -163,6 +163,7 @@ class Trainer:
             self.step += 1
             self.samples_seen += self.config.batch_size
             after_step()
+        self.guide.end_epoch(self.ranks)
         self.epoch += 1
         self.samples_seen = 0
 
