@@ -182,7 +182,7 @@ def _nvrtc() -> Any:  # noqa: ANN401
         GvitError: They, or the library, are missing.
     """
     try:
-        from cuda.bindings import nvrtc  # pyright: ignore[reportAttributeAccessIssue]
+        from cuda.bindings import nvrtc  # pyright: ignore[reportAttributeAccessIssue, reportMissingImports]
 
         nvrtc.nvrtcVersion()
     except (ImportError, RuntimeError, OSError) as error:

@@ -74,7 +74,7 @@ class GpuKernels:
         if not torch.cuda.is_available():
             raise GvitError("there is no CUDA device that torch can use; render and fit with device cpu")
         major, minor = torch.cuda.get_device_capability(device)
-        from cuda.bindings import driver  # pyright: ignore[reportAttributeAccessIssue]
+        from cuda.bindings import driver  # pyright: ignore[reportAttributeAccessIssue, reportMissingImports]
 
         self._driver = driver
         self._device = device

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,9 +17,14 @@ import torch
 
 from gvit.rendering.compiler import RENDER, Program
 
+REQUIRED = os.environ.get("GVIT_PROVE_KERNELS")
+"""Set where no proof of the kernels may be skipped for want of a compiler."""
+
 needs_compiler = pytest.mark.skipif(
-    shutil.which("g++") is None and not os.environ.get("CI"),
-    reason="needs g++ to build the kernels for the CPU",
+    shutil.which("g++") is None and not REQUIRED, reason="needs g++ to build the kernels for the CPU"
+)
+needs_nvrtc = pytest.mark.skipif(
+    importlib.util.find_spec("cuda") is None and not REQUIRED, reason="needs NVRTC, of torch's CUDA build"
 )
 
 

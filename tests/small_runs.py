@@ -25,7 +25,7 @@ def config_of(shards, out, **changes):
         epochs=3,
         batch_size=16,
         data=DataConfig(shards=shards),
-        run=RunConfig(out=out, log_every=1, tensorboard=False),
+        run=RunConfig(out=out, log_every=1, tensorboard=False, compile=False),
         model=ModelConfig(name="vit_tiny_patch16_224", depth=2, width=32, heads=2, drop_path=0.2),
         schedule=ScheduleConfig(lr=3e-3, warmup_epochs=1),
         optim=OptimConfig(label_smoothing=0.1, ema=0.9),

@@ -17,6 +17,7 @@ from gvit.commands import machine
 from gvit.commands.app import app
 from gvit.rendering.compiler import ARCHITECTURES
 from gvit.schemas import GvitError
+from host_kernels import needs_nvrtc
 
 
 def doctor(*arguments):
@@ -29,6 +30,7 @@ def no_kernels(monkeypatch):
     monkeypatch.setattr(machine, "kernel_figures", lambda: {"sm_90": [{"registers": 9, "local_bytes": 0}]})
 
 
+@needs_nvrtc
 def test_it_says_what_every_kernel_takes(tmp_path):
     found = doctor(tmp_path, "--json")
     assert found.exit_code == 0

@@ -18,7 +18,7 @@ from gvit.rendering.launcher import GpuKernels
 from gvit.rendering.operator import render
 from gvit.rendering.reference import render_reference
 from gvit.schemas import GvitError
-from host_kernels import needs_compiler, render_kernels
+from host_kernels import needs_compiler, needs_nvrtc, render_kernels
 
 FIT = fit_program(RATES, RELOCATION)
 FORWARD, BACKWARD = 1e-4, 1e-3
@@ -122,6 +122,7 @@ def test_parts_of_a_batch_give_the_bytes_of_the_whole(monkeypatch):
 # ------------------------------------------------------------ the compiler
 
 
+@needs_nvrtc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nvrtc_compiles_the_kernels_without_local_memory(architecture):
     uses = kernel_uses(RENDER, architecture) + kernel_uses(FIT, architecture)
@@ -134,6 +135,7 @@ def test_nvrtc_compiles_the_kernels_without_local_memory(architecture):
         assert 0 < use.registers <= MOST_REGISTERS, use
 
 
+@needs_nvrtc
 def test_a_program_is_compiled_once_on_a_machine(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("GVIT_CACHE", str(tmp_path))
     cubin = compile_program(RENDER, 90)
@@ -161,6 +163,7 @@ class FakeError(int):
     name = "CUDA_ERROR_INVALID_IMAGE"
 
 
+@needs_nvrtc
 def test_kernels_whose_file_in_the_cache_is_damaged_are_compiled_anew(monkeypatch, tmp_path):
     monkeypatch.setenv("GVIT_CACHE", str(tmp_path))
     kernels = object.__new__(GpuKernels)
@@ -176,17 +179,20 @@ def test_kernels_whose_file_in_the_cache_is_damaged_are_compiled_anew(monkeypatc
         kernels._load(RENDER, 90)
 
 
+@needs_nvrtc
 def test_other_constants_are_another_program():
     other = fit_program(RATES._replace(centre=0.1), RELOCATION)
     assert compiler._identity(other, 90) != compiler._identity(FIT, 90)
 
 
+@needs_nvrtc
 def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GVIT_CACHE", str(tmp_path / "file"))
     assert compile_program(RENDER, 90)[:4] == b"\x7fELF"
 
 
+@needs_nvrtc
 def test_a_source_that_does_not_compile_is_told_with_the_compilers_words(tmp_path):
     (tmp_path / "wrong.cu").write_text("__global__ void f() { undeclared = 1; }")
     with pytest.raises(GvitError, match=r"could not be compiled.*undeclared"):

@@ -34,9 +34,23 @@ def on_cuda(gaussians: Tensor, height: int, width: int) -> Tensor:
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
+def with_gsplat(gaussians: Tensor, height: int, width: int) -> Tensor:
+    try:
+        return render(gaussians.cuda(), height, width, backend="gsplat").cpu()
+    except GvitError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu]),
+        pytest.param("gsplat", marks=[pytest.mark.gpu, needs_gpu]),
+    ]
+)
 def backend(request: pytest.FixtureRequest) -> Backend:
-    return on_cuda if request.param == "cuda" else lambda g, h, w: render(g, h, w, backend="cpu")
+    backends: dict[str, Backend] = {"cuda": on_cuda, "gsplat": with_gsplat}
+    return backends.get(request.param, lambda g, h, w: render(g, h, w, backend="cpu"))
 
 
 def random_sets(
