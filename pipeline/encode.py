@@ -161,11 +161,13 @@ def check_install(run: RunConfig) -> None:
     require("encode", "numba")
     if resolve_engine(run) == "ray":
         require("encode", "ray")
-    on_gpu = resolve_device(run.device) == "cuda"
-    if on_gpu:
+    here = run.ray_address is None  # or the GPUs are those of other machines
+    if run.device == "cuda":
         require("encode", "torch")
+        if here and resolve_device("auto") != "cuda":
+            raise GvitError("there is no GPU that torch can use: leave --device out; gvit doctor says more")
     if run.renderer == "gsplat":
-        if not on_gpu and run.ray_address is None:
+        if here and resolve_device(run.device) != "cuda":
             raise GvitError("renderer gsplat needs a GPU that torch can use: leave --renderer out on a CPU")
         require("encode", "gsplat")
 

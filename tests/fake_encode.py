@@ -42,7 +42,6 @@ BROKEN = "cats/broken.png"
 FLAT_GRAY = "dogs/gray.png"
 SIZE = 16
 NUM_GAUSSIANS = 4
-SILENT = Console(quiet=True)
 UNFITTABLE = 77
 """An image that is this gray all over cannot be fitted."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import io
 import sys
 
@@ -13,6 +14,9 @@ from rich.console import Console
 
 import fake_encode as fake
 from gvit.fitting.config import describe_device, resolve_device
+from gvit.pipeline.config import RunConfig
+from gvit.pipeline.encode import check_install, encode
+from gvit.schemas import GvitError
 
 
 @pytest.fixture(params=["no driver", "no GPU for torch", "no torch", "GPU"])
@@ -26,6 +30,10 @@ def machine(request, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU of NVIDIA")
     if request.param == "no torch":
         monkeypatch.setitem(sys.modules, "torch", None)
+        found = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name: None if name == "torch" else found(name)
+        )
     return request.param
 
 
@@ -57,3 +65,18 @@ def test_an_encode_says_where_it_fits(tmp_path, monkeypatch):
         tmp_path / "src", tmp_path / "dst", console=Console(file=words), device="auto", workers=3
     )
     assert words.getvalue().startswith("encode: fitting auto 3\n")
+
+
+def test_an_encode_on_a_gpu_that_is_not_there_is_refused_before_anything_is_written(machine, tmp_path):
+    config = fake.fake_config(tmp_path / "src", tmp_path / "dst", device="cuda")
+    expected = "src does not exist" if machine == "GPU" else "there is no GPU that torch can use|needs torch"
+    with pytest.raises(GvitError, match=expected):
+        encode(config)
+    assert not (tmp_path / "dst").exists()
+
+
+def test_gpus_of_a_cluster_are_not_looked_for_here(monkeypatch):
+    monkeypatch.setattr("gvit.pipeline.encode.resolve_device", lambda _device: "cpu")
+    check_install(RunConfig(device="cuda", ray_address="head:6379"))
+    with pytest.raises(GvitError, match="there is no GPU that torch can use: leave --device out"):
+        check_install(RunConfig(device="cuda"))

@@ -40,6 +40,7 @@ def test_gsplat_without_a_gpu_is_refused(monkeypatch, device):
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 def test_a_gpu_needs_gsplat_only_where_it_is_asked_for(monkeypatch, engine):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gsplat" else object())
+    monkeypatch.setattr(encode_module, "resolve_device", lambda _device: "cuda")
     check_install(RunConfig(engine=engine, device="cuda"))
     with pytest.raises(GvitError, match=r"gvit\[gsplat\]"):
         check_install(RunConfig(engine=engine, device="cuda", renderer="gsplat"))

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 
 import fake_encode as fake
 from gvit.commands import app as cli
@@ -227,7 +228,7 @@ def test_an_unknown_key_is_answered_with_keys_that_contain_it(gvit_view):
 def test_an_empty_dataset_has_nothing_to_draw(gvit_view, world):
     (world / "bad").mkdir()
     (world / "bad/broken.png").write_bytes(b"no image")
-    fake.fake_encode(world / "bad", world / "empty", console=fake.SILENT)
+    fake.fake_encode(world / "bad", world / "empty", console=Console(quiet=True))
     code, _, err = gvit_view("empty")
     assert (code, err) == (2, "Error: empty holds no sets, so there is nothing to draw\n")
 
