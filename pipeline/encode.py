@@ -159,8 +159,6 @@ def check_install(run: RunConfig) -> None:
         GvitError: It is not; the sentence says how to install it.
     """
     require("encode", "numba")
-    if resolve_engine(run) == "ray":
-        require("encode", "ray")
     here = run.ray_address is None  # or the GPUs are those of other machines
     if run.device == "cuda":
         require("encode", "torch")
@@ -170,6 +168,8 @@ def check_install(run: RunConfig) -> None:
         if here and resolve_device(run.device) != "cuda":
             raise GvitError("renderer gsplat needs a GPU that torch can use: leave --renderer out on a CPU")
         require("encode", "gsplat")
+    if resolve_engine(run) == "ray":
+        require("encode", "ray")
 
 
 def factory_of(run: RunConfig) -> FitterFactory:
