@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ..schemas.checksums import CARD_NAME, CLASS_NAMES_NAME, PRIVATE
 from ..schemas.encoding import ENCODINGS, decode
 from ..schemas.errors import GvitError
+from ..schemas.files import inside
 from ..schemas.rows import Row, rows_to_table, table_to_rows
 from ..schemas.shards import BlockArrays
 from .class_names import dump_class_names, read_class_names
@@ -150,7 +151,7 @@ def export_samples(dataset: Dataset, out: Path, *, written: Written = ignore) ->
             mine = [i for i, row in enumerate(rows) if row.split == split]
             for number, begin in enumerate(range(0, len(mine), SAMPLES_PER_TAR)):
                 part = mine[begin : begin + SAMPLES_PER_TAR]
-                path = folder / f"{split}-{number:06d}.tar"
+                path = inside(folder, f"{split}-{number:06d}.tar")
                 with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
                     _write_samples(tar, dataset, part, [rows[i] for i in part])
                 written(len(part))

@@ -19,7 +19,7 @@ from ..schemas.checksums import SUMS_NAME, ZARR_NAME, files_of, hash_file, read_
 from ..schemas.documents import KEY
 from ..schemas.encoding import decode
 from ..schemas.errors import DatasetError
-from ..schemas.files import check_file
+from ..schemas.files import check_file, leads_out
 from ..schemas.gaussians import check_gaussians
 from ..schemas.manifest import MANIFEST_NAME, DoneMark, Manifest, ShardSummary, read_done_mark, read_manifest
 from ..schemas.rows import MAX_PSNR
@@ -255,6 +255,8 @@ def _row_problems(row: dict[str, Any], classes: tuple[str, ...]) -> Iterator[str
     key, label = row["key"], row["label"]
     if _KEY.fullmatch(key) is None:
         yield f"the key {key!r:.80} is not of lower-case letters, digits, _, - and /"
+    if leads_out(row["source"]):
+        yield f"the source {row['source']!r:.80} of {key!r:.80} leads out of its folder"
     if not -1 <= label < len(classes) or row["class"] != (None if label < 0 else classes[label]):
         yield f"the class of {key} is {row['class']!r} where its label is {label}"
     if row["status"] != "ok":

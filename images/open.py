@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..schemas.errors import GvitError
+from ..schemas.files import leads_out
 from .sources.folder import FolderSource, walk
 from .sources.source import Source, is_image_name
 from .sources.tar import TarSource, find_in_tar
@@ -62,6 +63,8 @@ def locate(root: Path, source: str) -> Reference | None:
         GvitError: The file that holds it cannot be used.
     """
     folder = root.parent if root.is_file() else root
+    if leads_out(source):
+        return None
     inside = PurePosixPath(source)
     for container in reversed(inside.parents):
         path = folder / container

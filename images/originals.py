@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, cast
 
 from ..schemas.errors import GvitError
+from ..schemas.files import leads_out
 from .decode import Crop, Decoded, DecodeError, decode_image, decode_mask, read_image
 from .open import locate
 from .reading import read_reference
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     from ..schemas.rows import Row
 
 __all__ = ["Masks", "Original", "Originals"]
-
-
-def _leads_out(inside: PurePosixPath) -> bool:
-    return inside.is_absolute() or ".." in inside.parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class Originals:
         """Decode the original of a row as it was decoded for the fit, if it is still the same file."""
         if self.root is None:
             return Original(None, "its folder is unknown; give --source")
-        if _leads_out(PurePosixPath(row.source)):
+        if leads_out(row.source):
             return Original(None, "its path leads out of its folder")
         try:
             reference = locate(self.root, row.source)
@@ -76,7 +73,7 @@ class Masks:
         """
         inside = PurePosixPath(row.source).with_suffix(".png")
         path = self.folder / inside
-        if _leads_out(inside) or not os.path.lexists(path):
+        if leads_out(row.source) or not os.path.lexists(path):
             return None
         try:
             decoded = decode_mask(read_image(path), self.manifest.size, cast("Crop", self.manifest.fit.crop))

@@ -19,6 +19,7 @@ from ..dataset.export import Written, appearing
 from ..dataset.selection import require_sets
 from ..rendering.arrays import render_numpy
 from ..schemas.errors import GvitError
+from ..schemas.files import inside
 from ..schemas.limits import Range, check_limits
 from ..schemas.rows import Row, table_to_rows
 
@@ -88,7 +89,7 @@ def _write(
     for shape in sorted(set(shapes)):
         here = [i for i, other in enumerate(shapes) if other == shape]
         for i, pixels in zip(here, render_at(sets[here], *shape, fit_size), strict=True):
-            path = folder / paths[i]
+            path = inside(folder, paths[i])
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray((pixels * 255).round().astype(np.uint8)).save(path)
 

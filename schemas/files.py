@@ -7,12 +7,12 @@ import os
 import stat
 from dataclasses import dataclass
 from io import FileIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from .documents import Count, Sha256  # noqa: TC001 - the fields' types are read
 from .errors import DatasetError
 
-__all__ = ["FileInfo", "check_bytes", "check_file", "open_regular", "read_file"]
+__all__ = ["FileInfo", "check_bytes", "check_file", "inside", "leads_out", "open_regular", "read_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,23 @@ class FileInfo:
 
     bytes: Count
     sha256: Sha256
+
+
+def leads_out(name: str) -> bool:
+    """Tell whether a relative path with `/` could name anything but what is below its folder."""
+    path = PurePosixPath(name)
+    return not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of what is called `name` below a folder: every writer asks, whoever checked before.
+
+    Raises:
+        DatasetError: it would lie outside of the folder.
+    """
+    if leads_out(name):
+        raise DatasetError(f"{name!r:.80} leads out of {folder}: the dataset is damaged, or not to be trusted")
+    return folder / name
 
 
 def open_regular(path: Path) -> FileIO:

@@ -23,6 +23,7 @@ from ...schemas.checksums import (
     read_checksums,
 )
 from ...schemas.errors import DatasetError, GvitError
+from ...schemas.files import inside
 from ...schemas.manifest import MANIFEST_NAME, read_manifest
 from ..commit import atomic_write, flush_file, ignore
 from .remote import Difference, Remote, open_remote
@@ -238,7 +239,7 @@ class _Download:
     def _copy(self, name: str) -> None:
         # Named by its content too: what an earlier pull began of another version is not gone on with.
         part = self._parts / f"{name.replace('/', '_')}.{self._sums[name]}"
-        target = self._dst / name
+        target = inside(self._dst, name)
         self._remote.download(name, part, self._moved)
         if hash_file(part) != self._sums[name]:
             part.unlink()
