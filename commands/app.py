@@ -17,7 +17,7 @@ from .demo import demo_command
 from .doctor import doctor_command
 from .encode import encode_command
 from .look import info_command, status_command, view_command
-from .output import EXIT_BAD_INPUT
+from .output import EXIT_BAD_INPUT, say
 from .sharing import card_command, export_command, pull_command, push_command, verify_command
 from .train import evaluate_command, predict_command, train_command
 
@@ -49,7 +49,7 @@ def _run(app: typer.Typer) -> None:
         sentence = _sentence(error)
         if sentence is None:
             raise
-        typer.echo(f"Error: {sentence}", err=True)
+        say(f"Error: {sentence}", err=True)
         sys.exit(EXIT_BAD_INPUT)
 
 

@@ -236,15 +236,20 @@ def _words(summary: EncodeSummary) -> str:
 def _tell_estimate(found: Estimate) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from ..pictures.progress import plain_duration
+    from ..schemas.text import printable
+
+    def shown(name: str) -> Text:
+        return Text(printable(name))
 
     table = Table("split or class", "images")
     for split, count in found.splits.items():
-        table.add_row(split, str(count))
+        table.add_row(shown(split), str(count))
     table.add_section()
     for name, count in islice(found.classes.items(), CLASSES_SHOWN):
-        table.add_row(name, str(count))
+        table.add_row(shown(name), str(count))
     if len(found.classes) > CLASSES_SHOWN:
         table.add_row(f"... {len(found.classes)} classes", "")
     Console().print(table)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .output import EXIT_FAILURES, Json
+from .output import EXIT_FAILURES, Json, say, tell
 
 if TYPE_CHECKING:
     from ..pictures.draw import Picture
@@ -68,7 +68,7 @@ def status_command(destination: Begun, as_json: Json = False) -> None:
         typer.echo(json.dumps(found.json()))
     else:
         for line in found.lines():
-            typer.echo(line)
+            say(line)
     if found.state == STOPPED:
         raise typer.Exit(EXIT_FAILURES)
 
@@ -118,6 +118,6 @@ def _tell(picture: Picture, output: Path, *, as_json: bool) -> None:
     missing = picture.images - picture.originals
     if missing:
         which = "the original is" if picture.images == 1 else f"{missing} of {picture.images} originals are"
-        typer.echo(f"{which} not shown: {picture.absence}", err=True)
+        say(f"{which} not shown: {picture.absence}", err=True)
     facts = {"output": str(output), "images": picture.images, "originals": picture.originals}
-    typer.echo(json.dumps(facts | picture.facts) if as_json else f"wrote {output}")
+    tell(f"wrote {output}", facts | picture.facts, as_json=as_json)

@@ -20,10 +20,10 @@ Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """Print a line as it is, neither cut nor taken for markup."""
-    from rich.console import Console
+    """Print a line: neither cut nor taken for markup, and nothing in it reaches the terminal but as text."""
+    from ..schemas.text import printable
 
-    Console(stderr=err).print(line, markup=False, highlight=False, soft_wrap=True)
+    typer.echo(printable(line), err=err)
 
 
 def tell(line: str, facts: dict[str, Any], *, as_json: bool) -> None:

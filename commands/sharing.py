@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import EXIT_FAILURES, Json, tell
+from .output import EXIT_FAILURES, Json, say, tell
 
 if TYPE_CHECKING:
     from ..dataset.export import Written
@@ -170,9 +170,9 @@ def verify_command(
 
         found = replace(found, faults=rerender_faults(destination, images, sample))
     for fault in found.faults[:FAULTS_SHOWN]:
-        typer.echo(str(fault), err=as_json)
+        say(str(fault), err=as_json)
     if len(found.faults) > FAULTS_SHOWN:
-        typer.echo(f"... and {len(found.faults) - FAULTS_SHOWN} more; --json lists them all", err=as_json)
+        say(f"... and {len(found.faults) - FAULTS_SHOWN} more; --json lists them all", err=as_json)
     depth = "read in full" if deep else "not read in full: that is --deep"
     verdict = f"{len(found.faults)} faults" if found.faults else "no fault"
     words = f"{destination}: {verdict}, {found.files} files and {found.images} images, {depth}"
@@ -241,7 +241,7 @@ def card_command(
         card = write_dataset_card(
             folder, license_name=license_name, name=name, origin=origin, sheet=sheet, keep=keep
         )
-    typer.echo(f"wrote {card}")
+    say(f"wrote {card}")
 
 
 def _holds_model(folder: Path) -> bool:
@@ -295,9 +295,9 @@ def pull_command(url: Url, destination: Copy, dry_run: DryRun = False, as_json: 
 def _tell_transfer(done: Transfer, where: str, *, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         for name in done.copied:
-            typer.echo(f"would copy {name}", err=as_json)
+            say(f"would copy {name}", err=as_json)
         for name in done.removed:
-            typer.echo(f"would remove {name}", err=as_json)
+            say(f"would remove {name}", err=as_json)
     verb = "would copy" if dry_run else "copied"
     facts = {
         "files": done.files,

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from ..schemas.encoding import ENCODINGS
 from ..schemas.rows import ROW_SCHEMA
 from .class_names import read_class_names
-from .markdown import UNKNOWN_LICENSE, parse_front_matter, table, template, with_front_matter
+from .markdown import UNKNOWN_LICENSE, escaped, parse_front_matter, table, template, with_front_matter
 from .zarr.sets import is_zarr_only
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def dataset_card(dataset: Dataset, about: About | None = None) -> str:
     names = about.class_names or read_class_names(dataset.path)
     known = about.license != UNKNOWN_LICENSE
     text = template(Path(__file__).with_name("card.md")).format(
-        title=_title(manifest),
+        title=escaped(_title(manifest)),
         images=manifest.images,
         gaussians=manifest.gaussians,
         size=manifest.size,
@@ -81,7 +81,7 @@ def dataset_card(dataset: Dataset, about: About | None = None) -> str:
         command=encode_command(manifest.gaussians, manifest.size, manifest.fit, manifest.encoding),
         crop=_CROPS.get(manifest.fit.crop, manifest.fit.crop),
         labels=_INFORMED if manifest.label_informed else "Labels had no part in them.",
-        rights=f"The sets are published under {about.license}." if known else _UNKNOWN_RIGHTS,
+        rights=f"The sets are published under {escaped(about.license)}." if known else _UNKNOWN_RIGHTS,
     )
     return with_front_matter(_front_matter(manifest, about, zarr_only=zarr_only), text)
 

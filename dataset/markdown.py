@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from ..schemas.text import printable
 
 __all__ = [
     "UNKNOWN_LICENSE",
@@ -66,6 +69,10 @@ def table(columns: Mapping[str, Sequence[str]], *, right: Collection[str]) -> st
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (columns, rule, *rows))
 
 
+_ACTIVE = re.compile(r"[\\`*\[\]<>|~&#!$@{}]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=[Ww]{3})\.")
+"""What Markdown, HTML in it, or a link that is made of plain text could begin with."""
+
+
 def escaped(text: str) -> str:
-    """Return any text as the content of a cell."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    """Return any text as text of one line of Markdown, also within a cell of a table."""
+    return _ACTIVE.sub(r"\\\g<0>", printable(text))

@@ -10,12 +10,15 @@ from threading import Lock
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.text import Text
+
+from ..schemas.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-__all__ = ["INTERVAL_SECONDS", "Display", "Pace", "plain_duration", "showing"]
+__all__ = ["INTERVAL_SECONDS", "Display", "Pace", "plain_duration", "say_on", "showing"]
 
 INTERVAL_SECONDS = 10.0
 """How often work that is not on a terminal prints a line."""
@@ -61,6 +64,11 @@ class Pace:
         return amount / self.rate if self.rate > 0 else None
 
 
+def say_on(console: Console, line: str) -> None:
+    """Print a line on a console, whatever is in it."""
+    console.print(Text(printable(line)), soft_wrap=True)
+
+
 class Display:
     """Shows how far work is while the body of a `with` runs.
 
@@ -81,9 +89,9 @@ class Display:
         self._bar: Progress | None = None
         self._rows: dict[str, TaskID] = {}
         if console is not None and console.is_terminal:
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20))
+            columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20))
             self._bar = Progress(*columns, TextColumn("{task.fields[words]}", markup=False), console=console)
-            self._whole = self._bar.add_task(name, total=total, words="starting")
+            self._whole = self._bar.add_task(printable(name), total=total, words="starting")
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -103,7 +111,7 @@ class Display:
             rows: A line for each of those who work on it, by name; on a terminal, the first few of them.
         """
         if self._bar is not None:
-            self._bar.update(self._whole, completed=done, words=words)
+            self._bar.update(self._whole, completed=done, words=printable(words))
             self._show_rows(self._bar, rows or {})
         elif self._console is not None and self._clock() - self._last_line >= INTERVAL_SECONDS:
             self._last_line = self._clock()
@@ -114,14 +122,14 @@ class Display:
             bar.remove_task(self._rows.pop(name))
         for name, words in rows.items():
             if name not in self._rows and len(self._rows) < _ROWS_SHOWN:
-                self._rows[name] = bar.add_task(name, total=None, words=words)
+                self._rows[name] = bar.add_task(printable(name), total=None, words=printable(words))
             if name in self._rows:
-                bar.update(self._rows[name], words=words)
+                bar.update(self._rows[name], words=printable(words))
 
     def say(self, line: str) -> None:
         """Print a line."""
         if self._console is not None:
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say_on(self._console, line)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ..dataset.class_names import read_class_names
 from ..schemas.checksums import ZARR_NAME, files_of
+from ..schemas.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,13 +54,14 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
 
 def print_summary(dataset: Dataset, console: Console) -> None:
     """Print a summary that fits the console: wrapped on a terminal, one line per fact anywhere else."""
-    facts = list(_facts(dataset))
+    facts = [(name, printable(value)) for name, value in _facts(dataset)]
+    path = printable(str(dataset.path))
     if not console.is_terminal:
         wide = max(len(name) for name, _ in facts)
-        for line in (str(dataset.path), *(f"{name:<{wide}}  {value}" for name, value in facts)):
+        for line in (path, *(f"{name:<{wide}}  {value}" for name, value in facts)):
             console.print(Text(line), soft_wrap=True)
         return
-    console.print(Text(str(dataset.path), style="bold"))
+    console.print(Text(path, style="bold"))
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")

@@ -36,7 +36,9 @@ def inside(folder: Path, name: str) -> Path:
         DatasetError: it would lie outside of the folder.
     """
     if leads_out(name):
-        raise DatasetError(f"{name!r:.80} leads out of {folder}: the dataset is damaged, or not to be trusted")
+        raise DatasetError(
+            f"{name!r:.80} leads out of {folder}: the dataset is damaged, or not to be trusted"
+        )
     return folder / name
 
 

@@ -17,7 +17,14 @@ from typing import Any
 from ...dataset.card import encode_command
 from ...dataset.class_names import read_class_names
 from ...dataset.commit import atomic_write
-from ...dataset.markdown import UNKNOWN_LICENSE, read_front_matter, table, template, with_front_matter
+from ...dataset.markdown import (
+    UNKNOWN_LICENSE,
+    escaped,
+    read_front_matter,
+    table,
+    template,
+    with_front_matter,
+)
 from ...schemas.documents import from_json, to_json
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import read_file
@@ -175,8 +182,8 @@ def model_card(config: SharedAbout, weights: int, about: ModelAbout, *, drawn: b
     data = config.data
     title = about.name or f"{config.model.name} on {data.gaussians} Gaussians"
     text = template(Path(__file__).with_name("model_card.md")).format(
-        title=title,
-        model=config.model.name,
+        title=escaped(title),
+        model=escaped(config.model.name),
         weights=weights / 1e6,
         gaussians=data.gaussians,
         classes=len(data.classes),
@@ -184,7 +191,7 @@ def model_card(config: SharedAbout, weights: int, about: ModelAbout, *, drawn: b
         accuracy=_accuracy(config, drawn=drawn),
         size=data.size,
         fit=data.fit,
-        encoding=data.encoding,
+        encoding=escaped(data.encoding),
         command=encode_command(data.gaussians, data.size, data.fit, data.encoding),
         train=data.train,
         val=data.val,

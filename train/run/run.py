@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ...dataset.commit import atomic_write
 from ...dataset.export import check_unused
-from ...pictures.progress import Display
+from ...pictures.progress import Display, say_on
 from ...schemas.errors import GvitError
 from ...schemas.gaussians import min_scale
 from ..data.split import TrainingData, open_training_data
@@ -75,14 +75,14 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainSummar
         guidance = config.guidance
         sources = open_sources(data.train.manifest, images=guidance.images, masks=guidance.masks)
         if sources.pixels is not None and ranks.leads:
-            console.print(f"reading {len(data.train)} images of {config.guidance.images}", highlight=False)
+            say_on(console, f"reading {len(data.train)} images of {config.guidance.images}")
         trainer = build_trainer(config, data, ranks, sources)
         run = _Run(config, data, trainer, ranks, console if ranks.leads else None)
         if last is not None:
             run.go_on(last)
         summary = run.run()
         if written and ranks.leads:
-            console.print(f"{tuned} holds the sets of this run already", highlight=False)
+            say_on(console, f"{tuned} holds the sets of this run already")
         elif tuned is not None and sources.pixels is not None and ranks.leads:
             _write_tuned(tuned, trainer, data, sources.pixels)
             remember_written(config.run.out, tuned)
