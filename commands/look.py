@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .output import EXIT_FAILURES, Json, say, tell
+from .output import EXIT_FAILURES, Json, say
 
 if TYPE_CHECKING:
     from ..pictures.draw import Picture
@@ -120,4 +120,7 @@ def _tell(picture: Picture, output: Path, *, as_json: bool) -> None:
         which = "the original is" if picture.images == 1 else f"{missing} of {picture.images} originals are"
         say(f"{which} not shown: {picture.absence}", err=True)
     facts = {"output": str(output), "images": picture.images, "originals": picture.originals}
-    tell(f"wrote {output}", facts | picture.facts, as_json=as_json)
+    if as_json:
+        typer.echo(json.dumps(facts | picture.facts))
+    else:
+        say(f"wrote {output}")

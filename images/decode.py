@@ -66,7 +66,14 @@ _READ_ERRORS = {
 
 
 class DecodeError(Exception):
-    """An image that cannot be decoded; `str(error)` is a short fixed reason without any path."""
+    """An image that cannot be decoded; `str(error)` is a short fixed reason without any path.
+
+    `kind` is a word for what failed, of those that docs/format.md lists.
+    """
+
+    def __init__(self, reason: str, kind: str = "image") -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +113,13 @@ def open_image(path: str | os.PathLike[str]) -> Generator[io.FileIO]:
     try:
         with io.FileIO(path, opener=_open_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise DecodeError("the file cannot be read: it is no regular file")
+                raise DecodeError("the file cannot be read: it is no regular file", "read")
             yield file
     except OSError as error:
         # Not strerror: its words differ between systems, while rows are promised the same bytes.
         code = error.errno or 0
         why = _READ_ERRORS.get(code) or errno.errorcode.get(code, "unknown error")
-        raise DecodeError(f"the file cannot be read: {why}") from error
+        raise DecodeError(f"the file cannot be read: {why}", "read") from error
 
 
 def decode_image(data: bytes, size: int, crop: Crop = "none") -> Decoded:

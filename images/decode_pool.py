@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import os
 import pickle
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ..schemas.errors import GvitError
 from ..schemas.limits import Range, check_limit
+from .allowance import Allowance
 from .decode import Crop, Decoded
 from .decode_worker import OUT_OF_MEMORY, DecodeFailure, WorkerSettings, main
 
@@ -38,14 +37,16 @@ Outcome = Decoded | DecodeFailure
 
 _START_TIMEOUT_S = 120.0  # importing numpy from a cold network file system takes its time
 _MAX_FAILED_STARTS = 3  # in a row
+_TICK_S = 1.0  # between two looks at those that work
 _TASKS_AHEAD = 2  # at each worker, so that it need not wait for this process to look up from its own work
 
 
 class DecodePool:
     """A few processes that decode images, each of them one image at a time.
 
-    An image whose process crashes, takes too long or needs too much memory becomes a `DecodeFailure` at once;
-    its process is replaced and the other images are not touched. No process outlives the pool or its owner.
+    An image whose process crashes, takes too long or needs too much memory is tried once more, alone in a fresh
+    process: it may have been the machine. Then it becomes a `DecodeFailure`; the other images are not touched.
+    No process outlives the pool or its owner.
 
     One thread owns all worker processes: Linux ends a child that asked to die with its parent as soon as the
     *thread* that started it ends, so this thread lives as long as they do.
@@ -54,7 +55,9 @@ class DecodePool:
         workers: Number of processes, at least 1.
         size: S, the side of the decoded square in pixels.
         crop: As of `decode_image`.
-        timeout_s: What reading and decoding one image may take.
+        timeout_s: What reading and decoding one image may take: processor seconds while it computes, and
+            seconds that it waits for its file. Time in which the machine was suspended, or gave this process
+            or the decoder no processor, does not count.
         memory_limit_bytes: What one process may allocate beyond what it starts with (address space; Linux).
         decoder: "module:function" to be called in place of `decode_image`.
 
@@ -77,7 +80,9 @@ class DecodePool:
             check_limit(name, number, Range(0, above=True))
         self._settings = WorkerSettings(size, crop, memory_limit_bytes, decoder, os.getpid())
         self._timeout_s = timeout_s
+        self._tick_s = min(_TICK_S, timeout_s / 4)
         self._tasks: deque[_Task] = deque()
+        self._suspects: deque[_Task] = deque()  # to be tried once more, each alone
         self._lock = threading.Lock()  # guards _tasks against _stopped
         self._stopped: Exception | None = None
         self._wake_receiver, self._wake_sender = Pipe(duplex=False)
@@ -135,22 +140,27 @@ class DecodePool:
     def _hand_out(self) -> None:
         for _ in range(_TASKS_AHEAD):  # first one task for each worker, then a second one
             for worker in list(self._workers):
-                if self._tasks and worker.started and len(worker.tasks) < _TASKS_AHEAD:
-                    self._hand_to(worker)
+                if not worker.started or worker.alone:
+                    continue
+                if self._suspects and worker.fresh:
+                    worker.alone = self._hand_to(worker, self._suspects)
+                elif self._tasks and len(worker.tasks) < _TASKS_AHEAD:
+                    self._hand_to(worker, self._tasks)
 
-    def _hand_to(self, worker: _Worker) -> None:
-        task = self._tasks.popleft()
+    def _hand_to(self, worker: _Worker, tasks: deque[_Task]) -> bool:
+        task = tasks.popleft()
         try:
             worker.give(task)
         except OSError:  # it died before this task, so the task is not to blame
-            self._tasks.appendleft(task)
+            tasks.appendleft(task)
             self._replace(worker)
+            return False
+        return True
 
     def _collect(self) -> None:
         """Sleep until something happens, and take what has come."""
         connections = [worker.connection for worker in self._workers]
-        deadline = min(worker.deadline for worker in self._workers)
-        timeout = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        timeout = None if all(worker.idle for worker in self._workers) else self._tick_s
         ready = wait([self._wake_receiver, *connections], timeout)
         if self._wake_receiver in ready:
             self._wake_receiver.recv_bytes()
@@ -161,25 +171,26 @@ class DecodePool:
         try:
             message = worker.connection.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
-            self._bury(worker, DecodeFailure("the decoder crashed"))
+            self._bury(worker, DecodeFailure("the decoder crashed", "crash"))
             return
-        if isinstance(message, (Decoded, DecodeFailure)):
+        if message == OUT_OF_MEMORY:  # what it held may be to blame, or would be counted against the next image
+            self._bury(worker, message)
+        elif isinstance(message, (Decoded, DecodeFailure)):
             worker.finish(message)
         else:
             worker.start()
             self._failed_starts = 0
-        if message == OUT_OF_MEMORY:  # what it still holds would be counted against the next image
-            self._replace(worker)
 
     def _end_overdue(self) -> None:
-        now = time.monotonic()
         for worker in list(self._workers):
-            if worker.deadline <= now:
-                self._bury(worker, DecodeFailure(f"decoding took longer than {self._timeout_s:g} s"))
+            if worker.is_overdue(2 * self._tick_s):
+                self._bury(worker, DecodeFailure(f"decoding took longer than {self._timeout_s:g} s", "time"))
 
     def _bury(self, worker: _Worker, failure: DecodeFailure) -> None:
-        if worker.tasks:
+        if worker.alone:
             worker.finish(failure)
+        elif worker.tasks:
+            self._suspects.append(worker.tasks.popleft())
         elif not worker.started:
             self._failed_starts += 1
             if self._failed_starts == _MAX_FAILED_STARTS:
@@ -197,7 +208,8 @@ class DecodePool:
         for worker in self._workers:
             worker.kill()
         reason = self._stopped or RuntimeError("the decode pool ended")
-        for task in itertools.chain(self._tasks, *(worker.tasks for worker in self._workers)):
+        waiting = (self._tasks, self._suspects, *(worker.tasks for worker in self._workers))
+        for task in itertools.chain(*waiting):
             task.batch.fail(reason)
         self._tasks.clear()
         with self._lock:  # whoever stopped the pool may be about to wake it
@@ -267,24 +279,35 @@ class _Worker:
         self._timeout_s = timeout_s
         self.tasks: deque[_Task] = deque()
         self.started = False
-        self.deadline = time.monotonic() + _START_TIMEOUT_S
+        self.fresh = True  # nothing has been given to it yet
+        self.alone = False  # with a suspect: it is given nothing else until that is done
+        self._allowance = Allowance(_START_TIMEOUT_S, self._process.pid)
         with contextlib.suppress(OSError):  # dead already: the next read says so
             self.connection.send(settings)
 
+    @property
+    def idle(self) -> bool:
+        return self.started and not self.tasks
+
+    def is_overdue(self, most: float) -> bool:
+        """Whether it has used up what it may take, of a look at least every `most` seconds."""
+        return not self.idle and self._allowance.is_used_up(most)
+
     def start(self) -> None:
         self.started = True
-        self.deadline = math.inf
 
     def give(self, task: _Task) -> None:
         self.connection.send(task.image)
         self.tasks.append(task)
+        self.fresh = False
         if len(self.tasks) == 1:
-            self.deadline = time.monotonic() + self._timeout_s
+            self._allowance = Allowance(self._timeout_s, self._process.pid)
 
     def finish(self, outcome: Outcome) -> None:
         task = self.tasks.popleft()
+        self.alone = False
         task.batch.deliver(task.index, outcome)
-        self.deadline = time.monotonic() + self._timeout_s if self.tasks else math.inf
+        self._allowance = Allowance(self._timeout_s, self._process.pid)
 
     def kill(self) -> None:
         self._process.kill()

@@ -33,12 +33,18 @@ _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 @dataclass(frozen=True, slots=True)
 class DecodeFailure:
-    """Why an image could not be decoded: a short fixed text without any path."""
+    """Why an image could not be decoded: a short fixed text without any path, and a word for its kind."""
 
     reason: str
+    kind: str = "image"
+
+    @property
+    def error(self) -> str:
+        """What the row of the image says."""
+        return f"{self.kind}: {self.reason}"
 
 
-OUT_OF_MEMORY = DecodeFailure("decoding needs more memory than it may use")
+OUT_OF_MEMORY = DecodeFailure("decoding needs more memory than it may use", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +83,11 @@ def _outcome(
     try:
         return decode(read_reference(reference), settings.size, settings.crop)
     except DecodeError as error:
-        return DecodeFailure(str(error))
+        return DecodeFailure(str(error), error.kind)
     except MemoryError:
         return OUT_OF_MEMORY
     except Exception as error:  # whatever is wrong with the decoder, one image must not stop the others
-        return DecodeFailure(f"the decoder failed with {type(error).__name__}")
+        return DecodeFailure(f"the decoder failed with {type(error).__name__}", "crash")
 
 
 def _die_with(parent: int) -> None:

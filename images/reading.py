@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from .decode import DecodeError, open_image, read_image
-from .references import FilePart, Reference
+from .references import FilePart, Nameless, Reference
 
 __all__ = ["read_reference"]
 
@@ -20,6 +20,8 @@ def read_reference(reference: Reference) -> bytes:
     """
     if isinstance(reference, (str, Path)):
         return read_image(reference)
+    if isinstance(reference, Nameless):
+        raise DecodeError("its name is not valid UTF-8: rename the file", "name")
     if isinstance(reference, FilePart):
         return _read_part(reference)
     from .sources.parquet_cells import read_cell  # pyarrow: only for those who need it
@@ -30,6 +32,6 @@ def read_reference(reference: Reference) -> bytes:
 def _read_part(part: FilePart) -> bytes:
     with open_image(part.path) as file, io.BufferedReader(file) as reader:
         if part.offset + part.length > os.fstat(file.fileno()).st_size:  # before so much is allocated
-            raise DecodeError("the file that holds it is shorter than it was")
+            raise DecodeError("the file that holds it is shorter than it was", "read")
         reader.seek(part.offset)
         return reader.read(part.length)

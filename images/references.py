@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-__all__ = ["FilePart", "ParquetCell", "Reference"]
+__all__ = ["FilePart", "Nameless", "ParquetCell", "Reference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,5 +30,10 @@ class ParquetCell:
     row: int
 
 
-Reference: TypeAlias = str | Path | FilePart | ParquetCell
+@dataclass(frozen=True, slots=True)
+class Nameless:
+    """A file whose name is no text, so that no row could say where it is."""
+
+
+Reference: TypeAlias = str | Path | FilePart | ParquetCell | Nameless
 """A path, or a part of a file."""

@@ -59,7 +59,7 @@ def read_cell(cell: ParquetCell) -> bytes:
     """
     values = _read_images(cell.path, cell.row_group)
     if cell.row >= len(values):
-        raise DecodeError("the file that holds it is shorter than it was")
+        raise DecodeError("the file that holds it is shorter than it was", "read")
     data: bytes | None = values[cell.row].as_py()
     if data is None:
         raise DecodeError("its row holds no bytes of an image")
