@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..images.decode import Crop
     from ..pipeline.config import EncodeConfig
     from ..pipeline.dry_run import Estimate
-    from ..pipeline.encode import EncodeSummary
+    from ..pipeline.run import EncodeSummary
 
 __all__ = ["encode_command"]
 
@@ -122,6 +122,20 @@ HangSeconds = Annotated[
     float,
     typer.Option(help="Ray: a worker without progress for so long counts as dead.", rich_help_panel=_RUN),
 ]
+MaxFailures = Annotated[
+    str | None,
+    typer.Option(
+        help="Stop, and complete nothing, where more images fail: N, or a share as 1%.",
+        show_default="32, or 5% of those tried",
+        rich_help_panel=_RUN,
+    ),
+]
+Refresh = Annotated[
+    bool, typer.Option("--refresh", help="Encode images anew whose content has changed since.")
+]
+TrustDone = Annotated[
+    bool, typer.Option("--trust-done", help="Go on without reading what is done, to see that it is sound.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, how large and how long; write nothing.")
 ]
@@ -156,20 +170,25 @@ def encode_command(
     renderer: Renderer = "own",
     hang_seconds: HangSeconds = 1800.0,
     dry_run: DryRun = False,
+    max_failures: MaxFailures = None,
     retry_failed: RetryFailed = False,
+    refresh: Refresh = False,
+    trust_done: TrustDone = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Turn images into a dataset of 2D Gaussians.
 
     Interrupted at any point, the same command goes on where it was and ends with the same bytes.
-    Exit code 0: done; 1: done, but some images failed; 2: it could not be done; 130: interrupted.
+    Exit code 0: done; 1: done, but some images failed; 2: it could not be done, or too many images failed
+    and nothing was completed; 130: interrupted.
     """
     from ..fitting.config import FitConfig
     from ..pipeline.config import EncodeConfig, RunConfig
 
     run = RunConfig(device=device, engine=engine, renderer=renderer)
-    run = replace(run, retry_failed=retry_failed, overwrite=overwrite)
+    run = replace(run, max_failures=max_failures, retry_failed=retry_failed, overwrite=overwrite)
+    run = replace(run, refresh=refresh, trust_done=trust_done)
     run = replace(run, workers=_number("--workers", workers), batch_size=_number("--batch-size", batch_size))
     sized = replace(run, gpus_per_worker=gpus_per_worker, cpus_per_worker=cpus_per_worker)
     config = EncodeConfig(
@@ -197,11 +216,18 @@ def encode_command(
 
 def _encode(config: EncodeConfig, *, as_json: bool) -> int:
     from ..pipeline.encode import encode
+    from ..pipeline.failures import StoppedError
 
-    summary = encode(config)
+    try:
+        summary = encode(config)
+    except StoppedError as error:
+        if as_json:
+            typer.echo(json.dumps({"complete": False, "error": str(error)}))
+        raise
     _tell_failures(summary)
-    names = ("images", "failed", "seconds", "images_per_second", "psnr_mean", "steps_mean")
-    tell(_words(summary), {name: getattr(summary, name) for name in names}, as_json=as_json)
+    names = ("images", "failed", "seconds", "images_per_second", "psnr_mean", "steps_mean", "changed")
+    facts = {"complete": True} | {name: getattr(summary, name) for name in names}
+    tell(_words(summary), facts, as_json=as_json)
     return EXIT_FAILURES if summary.failed else 0
 
 

@@ -85,12 +85,14 @@ class Decoded:
         width: Of the upright image in pixels, before any crop.
         height: Likewise.
         sha256: Of the file's bytes, in hex.
+        stat: Length in bytes and time in ns of the file that it was read from, where that was looked at.
     """
 
     pixels: NDArray[np.uint8]
     width: int
     height: int
     sha256: str
+    stat: tuple[int, int] | None = None
 
 
 def read_image(path: str | os.PathLike[str]) -> bytes:

@@ -15,13 +15,14 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .decode import Crop, Decoded, DecodeError
 from .reading import read_reference
+from .references import path_of
 
 if TYPE_CHECKING:
     from .references import Reference
@@ -81,13 +82,23 @@ def _outcome(
     decode: Callable[[bytes, int, Crop], Decoded], reference: Reference, settings: WorkerSettings
 ) -> Decoded | DecodeFailure:
     try:
-        return decode(read_reference(reference), settings.size, settings.crop)
+        stat = _stat(reference)  # before it is read: what changes meanwhile will be noticed
+        decoded = decode(read_reference(reference), settings.size, settings.crop)
+        return replace(decoded, stat=stat)
     except DecodeError as error:
         return DecodeFailure(str(error), error.kind)
     except MemoryError:
         return OUT_OF_MEMORY
     except Exception as error:  # whatever is wrong with the decoder, one image must not stop the others
         return DecodeFailure(f"the decoder failed with {type(error).__name__}", "crash")
+
+
+def _stat(reference: Reference) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path_of(reference))
+    except OSError:  # reading will say so
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _die_with(parent: int) -> None:

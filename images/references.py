@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-__all__ = ["FilePart", "Nameless", "ParquetCell", "Reference"]
+__all__ = ["FilePart", "Nameless", "ParquetCell", "Reference", "path_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +37,10 @@ class Nameless:
 
 Reference: TypeAlias = str | Path | FilePart | ParquetCell | Nameless
 """A path, or a part of a file."""
+
+
+def path_of(reference: Reference) -> str | Path:
+    """Return the file that a reference names, or a part of; of one without a name nothing."""
+    if isinstance(reference, Nameless):
+        return ""
+    return reference if isinstance(reference, str | Path) else reference.path

@@ -14,6 +14,7 @@ from ..schemas.encoding import ENCODINGS, default_encoding
 from ..schemas.errors import GvitError
 from ..schemas.limits import Choice, Range, check_limits
 from ..schemas.manifest import SCHEMA_VERSION
+from .failures import FailureLimit
 from .place.run_state import Fingerprint  # noqa: TC001
 from .plan import BLOCK_SIZE, Plan
 
@@ -45,10 +46,13 @@ class RunConfig:
         cpus_per_worker: Ray: CPU cores of a worker; None chooses.
         renderer: On a GPU: "own" kernels, or those of "gsplat", slowly and with bytes that differ from run to
             run.
-        renderer: Annotated[str, Choice(("own", "gsplat"))] = "own"
-    hang_seconds: Ray: how long a worker may show no progress before it counts as dead.
+        hang_seconds: Ray: how long a worker may show no progress before it counts as dead.
         batch_size: Images fitted at once, 1 to 256; None chooses.
+        max_failures: How many images may fail, `N` or `P%`, before the encode stops and completes nothing;
+            None: 32, and more where they are at most 5 % of those tried.
         retry_failed: Try images again that failed in an earlier run.
+        refresh: Encode images anew whose content is another one than when they were encoded.
+        trust_done: Take shards for done by the length of their files, without reading them.
         overwrite: Delete another dataset at the destination first.
     """
 
@@ -61,11 +65,15 @@ class RunConfig:
     renderer: Annotated[str, Choice(("own", "gsplat"))] = "own"
     hang_seconds: Annotated[float, Range(0.0, above=True)] = 1800.0
     batch_size: Annotated[int | None, Range(1, BLOCK_SIZE)] = None
+    max_failures: str | None = None
     retry_failed: bool = False
+    refresh: bool = False
+    trust_done: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         check_limits(self)
+        FailureLimit.parse(self.max_failures)
         if self.gpus_per_worker is not None and self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
             raise GvitError(f"gpus-per-worker must be a share of one, or whole, not {self.gpus_per_worker}")
         if self.engine == "inline" and self.ray_address is not None:

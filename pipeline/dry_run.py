@@ -13,8 +13,9 @@ from ..fitting.config import resolve_device
 from ..images.decode import Decoded
 from ..images.decode_pool import MEMORY_LIMIT_BYTES, DecodePool
 from ..schemas.encoding import get_encoding
-from .encode import Survey, check_install, factory_of, survey
+from .install import check_install, factory_of
 from .plan import BLOCK_SIZE
+from .survey import Survey, survey
 
 if TYPE_CHECKING:
     from .config import EncodeConfig

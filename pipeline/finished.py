@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from ..dataset.class_names import class_names_file, parse_class_names
 from ..dataset.open_shard import Shard, open_tar, parse_shard_rows
 from ..dataset.reader import Dataset
 from ..fitting.config import FIT_VERSION
-from ..schemas.checksums import CARD_NAME, CLASS_NAMES_NAME, SHEET_NAME, ZARR_NAME
+from ..schemas.checksums import CARD_NAME, CLASS_NAMES_NAME, SHEET_NAME, ZARR_NAME, hash_file
 from ..schemas.encoding import get_encoding
 from ..schemas.errors import DatasetError
 from ..schemas.files import check_bytes
@@ -25,6 +25,7 @@ from ..schemas.rows import Row, table_to_rows
 from ..schemas.shards import ShardReader
 from .journal import BlockResult, Journal, Outcome
 from .progress import Progress
+from .seen import read_seen
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,6 +67,19 @@ class FinishedShards:
     def add(self, mark: DoneMark) -> None:
         """Note a shard that was done just now; its rows are read when they are asked for."""
         self._marks[mark.name] = mark
+
+    def check(self, mark: DoneMark) -> int:
+        """Compare the tar file of a shard on a disk with its done mark, and return its bytes.
+
+        Raises:
+            DatasetError: It is another one.
+        """
+        if self._place.folder is None:  # a store checks what it holds by itself
+            return 0
+        name = f"{mark.name}.tar"
+        if hash_file(self._place.folder / name) != mark.tar.sha256:
+            raise DatasetError(f"{self._place.name}/{name} is damaged")
+        return mark.tar.bytes
 
     def forget(self, mark: DoneMark) -> None:
         """Forget a shard that is to be done again."""
@@ -186,9 +200,15 @@ def _failures(tables: Sequence[pa.Table]) -> Iterator[tuple[str, str]]:
 
 
 def reopen_shard(
-    place: Place, journal: Journal, shard: ShardPlan, mark: DoneMark, rows: pa.Table, config: EncodeConfig
+    place: Place,
+    journal: Journal,
+    shard: ShardPlan,
+    mark: DoneMark,
+    rows: pa.Table,
+    keep: Callable[[Outcome], bool],
+    config: EncodeConfig,
 ) -> None:
-    """Write the blocks of a finished shard into the journal without its failures: only those are fitted then.
+    """Write what is to be kept of a finished shard into the journal: only the rest is fitted then.
 
     Its done mark stays until the new commit replaces it. Blocks that an interrupted retry has journaled
     already are left as they are.
@@ -197,6 +217,9 @@ def reopen_shard(
         DatasetError: The shard is damaged.
     """
     by_key = {row.key: row for row in table_to_rows(rows)}
+    noted = read_seen(place, shard.name, len(shard.entries))
+    times = zip(noted.bytes, noted.mtime_ns, strict=True)
+    seen = {entry.key: time for entry, time in zip(shard.entries, times, strict=True)}
     numbers = {block.first: number for number, block in enumerate(mark.blocks)}
     encoding = get_encoding(config.encoding)
     set_shape = (config.fit.num_gaussians, encoding.columns)
@@ -206,10 +229,9 @@ def reopen_shard(
         for block in shard.blocks():
             if block.first in numbers and journal.read(shard.name, block.first, block.keys) is None:
                 gaussians, _ = reader.read_block(numbers[block.first])
-                stored = (by_key[key] for key in block.keys)
-                outcomes = tuple(_outcome(row) for row in stored if row.error is None)
-                journal.write(shard.name, block.first, BlockResult(outcomes, gaussians))
+                outcomes = tuple(_outcome(by_key[key], seen[key]) for key in block.keys)
+                journal.write(shard.name, block.first, BlockResult(outcomes, gaussians).only(keep))
 
 
-def _outcome(row: Row) -> Outcome:
-    return Outcome(row.key, row.width, row.height, row.psnr, row.error, row.source_sha256)
+def _outcome(row: Row, seen: tuple[int | None, int | None]) -> Outcome:
+    return Outcome(row.key, row.width, row.height, row.psnr, row.error, row.source_sha256, *seen)

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Meta
 
 from ..schemas.checksums import PRIVATE
-from ..schemas.documents import Count, from_json
+from ..schemas.documents import Count, Integer, from_json
 from ..schemas.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class Outcome:
     """What became of one image; `error` is None where it was stored.
 
     `width` and `height` are None where it could not be decoded, `source_sha256` where it could not even be
-    read, `psnr` (dB) where it failed.
+    read, `psnr` (dB) where it failed. `bytes` and `mtime_ns` are of the file that held it when it was read,
+    None where nobody noted them.
     """
 
     key: str
@@ -44,6 +45,8 @@ class Outcome:
     psnr: float | None
     error: str | None
     source_sha256: str | None
+    bytes: Count | None = None
+    mtime_ns: Integer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +87,12 @@ class Journal:
         known = frozenset(keys)
         return result if all(outcome.key in known for outcome in result.outcomes) else None
 
-    def forget_failures(self, shard: ShardPlan) -> None:
-        """Drop the failures from the recorded blocks of a shard."""
+    def keep_only(self, shard: ShardPlan, keep: Callable[[Outcome], bool]) -> None:
+        """Drop all but some outcomes from the recorded blocks of a shard."""
         for block in shard.blocks():
             known = self.read(shard.name, block.first, block.keys)
-            if known is not None and any(outcome.error is not None for outcome in known.outcomes):
-                self.write(shard.name, block.first, known.only(lambda outcome: outcome.error is None))
+            if known is not None and not all(map(keep, known.outcomes)):
+                self.write(shard.name, block.first, known.only(keep))
 
     def remove(self, shard: str) -> None:
         """Forget the blocks of a shard."""

@@ -51,6 +51,7 @@ class Progress:
         fresh: Those among all of them that this run has finished, and no earlier one.
         cost_sum: What the fits of this run took, in full-size render + backward steps.
         fitted: How many fits there were: an image that cannot be decoded has none.
+        reason: Why the last of those that failed did.
     """
 
     ok: int = 0
@@ -59,12 +60,17 @@ class Progress:
     fresh: int = 0
     cost_sum: float = 0.0
     fitted: int = 0
+    reason: str = ""
 
     def __add__(self, other: Progress) -> Progress:
-        return Progress(*map(add, astuple(self), astuple(other)))
+        return Progress(*map(add, self._numbers, other._numbers), other.reason or self.reason)
 
     def __sub__(self, other: Progress) -> Progress:
-        return Progress(*map(sub, astuple(self), astuple(other)))
+        return Progress(*map(sub, self._numbers, other._numbers), self.reason)
+
+    @property
+    def _numbers(self) -> tuple[Any, ...]:
+        return astuple(self)[:-1]
 
     @property
     def images(self) -> int:

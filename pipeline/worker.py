@@ -14,15 +14,18 @@ from ..fitting.config import FitConfig
 from ..images.decode import Crop, Decoded
 from ..images.decode_pool import MEMORY_LIMIT_BYTES, DecodeFailure, DecodePool, Prefetch
 from ..schemas.encoding import ENCODINGS
+from ..schemas.errors import GvitError
 from ..schemas.rows import MAX_PSNR, Row
 from ..schemas.shards import BlockArrays
+from .failures import StoppedError
 from .journal import BlockResult, Journal, Outcome
 from .progress import Progress, Reporter
+from .seen import Seen, write_seen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..fitting.fitter import Fitter
+    from ..fitting.fitter import FitResult, Fitter
     from ..images.sources.source import Entry, Source
     from ..schemas.manifest import DoneMark
     from .place.lease import Claim
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["FitterFactory", "ShardEncoder", "WorkerSpec", "quarantine"]
 
 
+_OUT_OF_MEMORY = "OutOfMemoryError"  # of torch, which a CPU need not have
 _AHEAD = 2  # batches that are decoded while one is fitted
 
 FitterFactory = Callable[[FitConfig, str, int, str], "Fitter"]
@@ -177,7 +181,22 @@ class ShardEncoder:
         self._ahead.clear()
         for each in (batch, *upcoming):
             self._ahead.append((each, known[each] if each in known else self._prefetch(each)))
-        return self._ahead.popleft()[1].result()
+        outcomes = self._ahead.popleft()[1].result()
+        unread = [i for i, outcome in enumerate(outcomes) if _is_unread(outcome)]
+        if unread:  # a disk that was away for a moment is no property of an image
+            self._require_source()
+            again = self._prefetch(tuple(batch[i] for i in unread)).result()
+            outcomes = [again[unread.index(i)] if i in unread else o for i, o in enumerate(outcomes)]
+            self._require_source()
+        return outcomes
+
+    def _require_source(self) -> None:
+        source, name = self._spec.source, self._spec.place.name
+        if not source.is_there():
+            raise StoppedError(
+                f"{source.root} is gone, or empty; {name} stays incomplete and what is done is kept: "
+                "mount it again, then run the same command again"
+            )
 
     def _prefetch(self, batch: Batch) -> Prefetch:
         return self._pool.prefetch([self._spec.source.reference(entry) for entry in batch])
@@ -191,20 +210,34 @@ class ShardEncoder:
         fitted: dict[str, Outcome] = {}
         stored, cost = _no_sets(self._spec), 0.0
         if images:
-            fits = self._fitter.fit(
-                np.stack([image.pixels for _, image in images]), [entry.key for entry, _ in images]
-            )
-            cost = float(fits.cost.sum())
-            stored = fits.stored[[row for row, error in enumerate(fits.errors) if error is None]]
+            pixels, keys = np.stack([image.pixels for _, image in images]), [e.key for e, _ in images]
+            parts = self._fits(pixels, keys)
+            cost = sum(float(part.cost.sum()) for part in parts)
+            stored = np.concatenate([part.stored[[e is None for e in part.errors]] for part in parts])
+            results = (found for part in parts for found in zip(part.psnr, part.errors, strict=True))
             fitted = {
                 entry.key: _fitted(entry, image, float(psnr), error)
-                for (entry, image), psnr, error in zip(images, fits.psnr, fits.errors, strict=True)
+                for (entry, image), (psnr, error) in zip(images, results, strict=True)
             }
         outcomes = (
             fitted[entry.key] if isinstance(image, Decoded) else _undecoded(entry, image)
             for entry, image in pairs
         )
         return BlockResult(tuple(outcomes), stored), cost, len(images)
+
+    def _fits(self, pixels: NDArray[np.uint8], keys: list[str]) -> list[FitResult]:
+        """Fit a batch; in halves where a GPU has too little memory for the whole, which changes no byte."""
+        try:
+            return [self._fitter.fit(pixels, keys)]
+        except RuntimeError as error:
+            if type(error).__name__ != _OUT_OF_MEMORY:
+                raise
+            if len(keys) == 1:
+                raise GvitError(
+                    "the GPU has too little free memory to fit even one image; end what else uses it"
+                ) from error
+        middle = len(keys) // 2
+        return [*self._fits(pixels[:middle], keys[:middle]), *self._fits(pixels[middle:], keys[middle:])]
 
     def _commit(self, shard: ShardPlan, results: Sequence[BlockResult]) -> DoneMark:
         entries = {entry.key: entry for entry in shard.entries}
@@ -213,15 +246,18 @@ class ShardEncoder:
             for block, result in zip(shard.blocks(), results, strict=True)
             if len(result.gaussians)
         ]
-        spec = self._spec
-        return spec.place.commit(
+        spec, outcomes = self._spec, [outcome for result in results for outcome in result.outcomes]
+        mark = spec.place.commit(
             shard.name,
             stored,
-            _rows(shard, results),
+            _rows(shard, outcomes),
             split=shard.split,
             attempt=spec.attempt,
             still_ours=spec.claim.still_ours,
         )
+        seen = Seen(tuple(o.bytes for o in outcomes), tuple(o.mtime_ns for o in outcomes))
+        write_seen(spec.place, shard.name, seen)
+        return mark
 
 
 def _adding_up(shard: ShardPlan, report: Reporter) -> Callable[[Progress], None]:
@@ -245,7 +281,7 @@ def quarantine(spec: WorkerSpec, shard: ShardPlan, part: BlockPlan, reason: str)
     """
     journal, block = spec.journal, shard.block_of(part)
     known = journal.read(shard.name, block.first, block.keys)
-    failed = tuple(_undecoded(entry, DecodeFailure(reason)) for entry in part.entries)
+    failed = tuple(_undecoded(entry, DecodeFailure(reason, "worker")) for entry in part.entries)
     parts = [] if known is None else [known]
     spec.claim.require()
     result = _merge(block.keys, [*parts, BlockResult(failed, _no_sets(spec))])
@@ -259,16 +295,23 @@ def _no_sets(spec: WorkerSpec) -> NDArray[Any]:
 
 def _fitted(entry: Entry, image: Decoded, psnr: float, error: str | None) -> Outcome:
     kept = min(psnr, MAX_PSNR) if error is None else None
-    return Outcome(entry.key, image.width, image.height, kept, error, image.sha256)
+    length, time = image.stat or (None, None)
+    said = None if error is None else f"fit: {error}"
+    return Outcome(entry.key, image.width, image.height, kept, said, image.sha256, length, time)
 
 
 def _undecoded(entry: Entry, failure: DecodeFailure) -> Outcome:
-    return Outcome(entry.key, None, None, None, failure.reason, None)
+    return Outcome(entry.key, None, None, None, failure.error, None)
+
+
+def _is_unread(outcome: Decoded | DecodeFailure) -> bool:
+    return isinstance(outcome, DecodeFailure) and outcome.kind == "read"
 
 
 def _progress(result: BlockResult) -> Progress:
     psnrs = [outcome.psnr for outcome in result.outcomes if outcome.psnr is not None]
-    return Progress(len(psnrs), len(result.outcomes) - len(psnrs), sum(psnrs))
+    reasons = [outcome.error for outcome in result.outcomes if outcome.error is not None]
+    return Progress(len(psnrs), len(reasons), sum(psnrs), reason=reasons[-1] if reasons else "")
 
 
 def _merge(keys: Sequence[str], parts: Sequence[BlockResult]) -> BlockResult:
@@ -284,9 +327,8 @@ def _labels(result: BlockResult, entries: dict[str, Entry]) -> NDArray[np.int64]
     return np.array([entries[o.key].label for o in result.outcomes if o.error is None], np.int64)
 
 
-def _rows(shard: ShardPlan, results: Sequence[BlockResult]) -> list[Row]:
+def _rows(shard: ShardPlan, outcomes: Sequence[Outcome]) -> list[Row]:
     """Make the rows of a shard: one per entry, in plan order, the stored ones numbered."""
-    outcomes = [outcome for result in results for outcome in result.outcomes]
     rows: list[Row] = []
     stored = 0
     for entry, outcome in zip(shard.entries, outcomes, strict=True):

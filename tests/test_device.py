@@ -15,7 +15,8 @@ from rich.console import Console
 import fake_encode as fake
 from gvit.fitting.config import describe_device, resolve_device
 from gvit.pipeline.config import RunConfig
-from gvit.pipeline.encode import check_install, encode
+from gvit.pipeline.encode import encode
+from gvit.pipeline.install import check_install
 from gvit.schemas import GvitError
 
 
@@ -58,7 +59,7 @@ def test_what_is_asked_for_is_taken(machine):
 
 def test_an_encode_says_where_it_fits(tmp_path, monkeypatch):
     words = io.StringIO()
-    monkeypatch.setattr("gvit.pipeline.encode.describe_device", lambda asked, threads: f"{asked} {threads}")
+    monkeypatch.setattr("gvit.pipeline.run.describe_device", lambda asked, threads: f"{asked} {threads}")
     for number in range(3):
         fake.save_image(tmp_path / "src" / f"{number}.png", np.full((8, 8, 3), 50 * number))
     fake.fake_encode(
@@ -76,7 +77,7 @@ def test_an_encode_on_a_gpu_that_is_not_there_is_refused_before_anything_is_writ
 
 
 def test_gpus_of_a_cluster_are_not_looked_for_here(monkeypatch):
-    monkeypatch.setattr("gvit.pipeline.encode.resolve_device", lambda _device: "cpu")
+    monkeypatch.setattr("gvit.pipeline.install.resolve_device", lambda _device: "cpu")
     check_install(RunConfig(device="cuda", ray_address="head:6379"))
     with pytest.raises(GvitError, match="there is no GPU that torch can use: leave --device out"):
         check_install(RunConfig(device="cuda"))

@@ -10,7 +10,6 @@ import pytest
 
 import fake_encode as fake
 from gvit.pipeline.config import RunConfig
-from gvit.pipeline.encode import worker_spec
 from gvit.pipeline.engines import ray as engine_ray
 from gvit.pipeline.engines import remote_worker
 from gvit.pipeline.engines.cluster import Node, choose_device
@@ -18,6 +17,7 @@ from gvit.pipeline.engines.driver import Job
 from gvit.pipeline.engines.remote_worker import Order, RemoteWorker, this_version
 from gvit.pipeline.place.folder import Folder
 from gvit.pipeline.place.lease import Claim
+from gvit.pipeline.run import worker_spec
 
 CPU_NODE = Node("head", 8)
 GPU_NODE = Node("gpu", 32, 4.0)

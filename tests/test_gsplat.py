@@ -15,7 +15,7 @@ from gvit.fitting.config import FitConfig
 from gvit.fitting.fitter import Fitter
 from gvit.pipeline import encode as encode_module
 from gvit.pipeline.config import RunConfig
-from gvit.pipeline.encode import check_install, factory_of, make_fitter, make_gsplat_fitter
+from gvit.pipeline.install import check_install, factory_of, make_fitter, make_gsplat_fitter
 from gvit.rendering import gsplat, toolkit
 from gvit.schemas import GvitError
 from test_fit_cuda import COUNT, SIZE, crops

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...schemas.errors import GvitError
 from ..labels import read_labels
+from ..references import Nameless
 from .source import (
     DEFAULT_SPLIT,
     IMAGE_SUFFIXES,
@@ -21,7 +22,6 @@ from .source import (
     Entry,
     Listing,
     Source,
-    check_unicode,
     is_image_name,
     make_keys,
 )
@@ -55,24 +55,38 @@ class FolderSource(Source):
         files and folders are passed over. A broken link named like an image is listed: it is an input too.
 
         Raises:
-            GvitError: The folder is missing, no folder, unreadable or without an image, a name is not valid
-                UTF-8, or the labels file is unreadable, malformed or names an unknown image or one twice.
+            GvitError: The folder is missing, no folder, unreadable or without an image, or the labels file is
+                unreadable, malformed or names an unknown image or one twice.
         """
         _check_folder(self.root)
         found = list(walk(self.root))
-        sources = sorted(name for name in found if is_image_name(name))
+        images = [name for name in found if is_image_name(name)]
+        sources = sorted(map(_as_text, images))
         if not sources:
             raise GvitError(f"{self.root} holds no image; known are files that end with {_known_suffixes()}")
-        check_unicode(sources)
-        return _understand(sources, self.labels, ignored=len(found) - len(sources))
+        listing = _understand(sources, self.labels, ignored=len(found) - len(sources))
+        nameless = {_as_text(name) for name in images} - set(images)
+        if not nameless:
+            return listing
+        entries = (replace(e, place=_NAMELESS) if e.source in nameless else e for e in listing.entries)
+        return replace(listing, entries=tuple(entries))
 
     def path_of(self, entry: Entry) -> Path:
         """Return where the entry's file lies on this machine."""
         return self.root / entry.source
 
     def reference(self, entry: Entry) -> Reference:
-        """Return that path."""
-        return self.path_of(entry)
+        """Return that path; of a file whose name is no text there is none."""
+        return Nameless() if entry.place == _NAMELESS else self.path_of(entry)
+
+
+_NAMELESS = (0,)
+"""The place of an entry whose file has a name that is no text."""
+
+
+def _as_text(name: str) -> str:
+    """Return the name of a file as text: bytes that are none stand as `\\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _known_suffixes() -> str:

@@ -93,6 +93,13 @@ class Source(ABC):
         """Memory that reading one image may take, beside its own bytes."""
         return 0
 
+    def is_there(self) -> bool:
+        """Tell whether what was scanned is still there, and no empty place where it was mounted."""
+        try:
+            return any(self.root.iterdir())
+        except OSError:
+            return False
+
     @abstractmethod
     def scan(self) -> Listing:
         """List the images, and read none of them.

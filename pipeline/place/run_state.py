@@ -146,7 +146,7 @@ def _shown(value: object) -> str:
 
 _ON_ITS_WAY = re.compile(r"\.(.+)\.[^.]+\.tmp")
 _OF_A_RUN = ("progress.json", "events.jsonl")
-_FOLDERS_OF_A_RUN = ("journal", "workers", "logs", "pull", f"{ZARR_NAME}.tmp")
+_FOLDERS_OF_A_RUN = ("journal", "seen", "workers", "logs", "pull", f"{ZARR_NAME}.tmp")
 
 
 @dataclass(frozen=True, slots=True)
