@@ -16,8 +16,8 @@ _RUNNING, _STOPPED = "R", "Tt"
 class Allowance:
     """So many seconds of a process: those of the processor while it computes, those that pass while it waits.
 
-    A machine that was suspended, or this process with it, shows by a look that comes late; of a late look only
-    as much counts as of one in time. A process that waits for a processor, or was stopped, spends nothing.
+    A machine that was suspended, or this process with it, shows by a look that comes late; of a late look
+    only as much counts as of one in time. A process that waits for a processor, or was stopped, spends none.
     """
 
     def __init__(self, seconds: float, pid: int) -> None:

@@ -44,9 +44,9 @@ _TASKS_AHEAD = 2  # at each worker, so that it need not wait for this process to
 class DecodePool:
     """A few processes that decode images, each of them one image at a time.
 
-    An image whose process crashes, takes too long or needs too much memory is tried once more, alone in a fresh
-    process: it may have been the machine. Then it becomes a `DecodeFailure`; the other images are not touched.
-    No process outlives the pool or its owner.
+    An image whose process crashes, takes too long or needs too much memory is tried once more, alone in a
+    fresh process: it may have been the machine. Then it becomes a `DecodeFailure`; the other images are not
+    touched. No process outlives the pool or its owner.
 
     One thread owns all worker processes: Linux ends a child that asked to die with its parent as soon as the
     *thread* that started it ends, so this thread lives as long as they do.

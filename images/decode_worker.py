@@ -95,7 +95,7 @@ def _outcome(
 
 def _stat(reference: Reference) -> tuple[int, int] | None:
     try:
-        status = os.stat(path_of(reference))
+        status = Path(path_of(reference)).stat()
     except OSError:  # reading will say so
         return None
     return status.st_size, status.st_mtime_ns

@@ -56,7 +56,7 @@ class FailureLimit:
         least = self.count if ended else max(self.count, self.first)
         if failed > least and failed > self.share * tried:
             raise StoppedError(
-                f"{failed} of the {tried} images tried have failed (the last one: {progress.reason}), so it may "
-                f"not be the images; {name} stays incomplete and what is done is kept: see to it, then run the "
-                "same command again, which tries them again, or accept them with --max-failures 100%"
+                f"{failed} of the {tried} images tried have failed (the last one: {progress.reason}), so it "
+                f"may not be the images; {name} stays incomplete and what is done is kept: see to it, then "
+                "run the same command again, which tries them again, or accept them with --max-failures 100%"
             )

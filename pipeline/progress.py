@@ -63,10 +63,10 @@ class Progress:
     reason: str = ""
 
     def __add__(self, other: Progress) -> Progress:
-        return Progress(*map(add, self._numbers, other._numbers), other.reason or self.reason)
+        return Progress(*map(add, self._numbers, other._numbers), reason=other.reason or self.reason)
 
     def __sub__(self, other: Progress) -> Progress:
-        return Progress(*map(sub, self._numbers, other._numbers), self.reason)
+        return Progress(*map(sub, self._numbers, other._numbers), reason=self.reason)
 
     @property
     def _numbers(self) -> tuple[Any, ...]:

@@ -49,8 +49,8 @@ class EncodeSummary:
 
     `destination` is the folder or URL. `images`, `failed` and `psnr_mean` (dB, None without an image) speak
     of the whole dataset, whichever run did the work; `seconds`, `images_per_second` and `steps_mean` (the
-    cost per fit, None without one) of this run. `failures` holds the first few, each as (source, reason). `changed` images are other
-    ones now than those that were encoded.
+    cost per fit, None without one) of this run. `failures` holds the first few, each as (source, reason).
+    `changed` images are other ones now than those that were encoded.
     """
 
     destination: Path | str

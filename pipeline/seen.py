@@ -1,13 +1,12 @@
 """What the files of a source were when they were read: whether an image is another one now costs a `stat`.
 
-`DST/.gvit/seen/shard-NNNNNN.json` has length and time of the file of each image of a shard, in plan order. Its
-SHA-256 is in the shard's rows.
+`DST/.gvit/seen/shard-NNNNNN.json` has length and time of the file of each image of a shard, in plan order.
+Their SHA-256 is in the shard's rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -98,7 +97,7 @@ def _candidates(
 
 def _stat(path: Path) -> tuple[int, int] | None:
     try:
-        status = os.stat(path)
+        status = path.stat()
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns

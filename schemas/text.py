@@ -11,7 +11,7 @@ _DIRECTIONS = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\
 
 
 def printable(text: str) -> str:
-    """Return any text as one line that a terminal only shows: what would do more stands as `\\x1b` or so."""
+    r"""Return any text as one line that a terminal only shows: what would do more stands as `\x1b` or so."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escaped(character) if _acts(character) else character for character in text)

@@ -244,10 +244,10 @@ def _value(text):
 
 def command_line():
     from gvit.commands import app as cli
-    from gvit.pipeline import encode as encode_module
+    from gvit.pipeline import install as install_module
 
     FakeFitter.seconds = float(os.environ.get("GVIT_FAKE_SECONDS", "0"))
-    encode_module.make_fitter = FakeFitter
+    install_module.make_fitter = FakeFitter
     sys.argv = sys.argv[1:]
     cli.encode_main()
 

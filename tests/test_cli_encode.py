@@ -16,7 +16,7 @@ import pytest
 import fake_encode as fake
 import gvit
 from gvit.commands import app as cli
-from gvit.pipeline import encode as encode_module
+from gvit.pipeline import install as install_module
 from gvit.schemas import read_manifest
 
 SMALL = ("--size", "16", "--num-gaussians", "4", "--workers", "1")
@@ -30,7 +30,7 @@ def source(tmp_path_factory):
 @pytest.fixture
 def gvit_encode(monkeypatch, capfd):
     """Run the command in this process with the fake fitter: (exit code, stdout, stderr)."""
-    monkeypatch.setattr(encode_module, "make_fitter", fake.FakeFitter)
+    monkeypatch.setattr(install_module, "make_fitter", fake.FakeFitter)
 
     def run(*arguments, command=("gvit-encode",)):
         monkeypatch.setattr(sys, "argv", [*command, *map(str, arguments)])

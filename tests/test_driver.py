@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 
@@ -68,8 +69,8 @@ def test_poison_is_cornered_and_given_up_and_everything_else_is_done(encode_with
     assert (summary.images, summary.failed) == (2 * fake.PER_CLASS, 2)
     failures = gvit.open_dataset(tmp_path / "dst").failures.to_pylist()
     assert {(row["source"], row["error"]) for row in failures} == {
-        ("cats/poison0.png", POISON),
-        ("cats/poison1.png", POISON),
+        ("cats/poison0.png", f"worker: {POISON}"),
+        ("cats/poison1.png", f"worker: {POISON}"),
     }
     assert len(crew.workers) < 30
     fake.assert_complete(tmp_path / "dst", fake.files_of(tmp_path / "dst"))
@@ -161,3 +162,25 @@ def test_a_destination_that_vanishes_under_a_worker_is_one_sentence(encode_with,
     with pytest.raises(GvitError, match="dst cannot be used"):
         encode_with(crews.LocalCrew(), 1, source, tmp_path / "dst", fitter_factory=Deleter)
     assert not (tmp_path / "dst").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "survives"), [(errno.EIO, True), (errno.ESTALE, True), (errno.ENOSPC, False)]
+)
+def test_an_error_of_one_machine_costs_its_worker_and_one_of_the_place_ends_the_job(
+    encode_with, source, reference, tmp_path, monkeypatch, number, survives
+):
+    real, errors = Folder.commit, [OSError(number, "of the system", str(tmp_path / "dst" / "x"))]
+
+    def commit(self, *arguments, **options):
+        if errors:
+            raise errors.pop()
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Folder, "commit", commit)
+    if survives:
+        encode_with(crews.LocalCrew(), 2, source, tmp_path / "dst")
+        fake.assert_complete(tmp_path / "dst", reference)
+    else:
+        with pytest.raises(GvitError, match="no space is left"):
+            encode_with(crews.LocalCrew(), 2, source, tmp_path / "dst")

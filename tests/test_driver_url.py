@@ -57,7 +57,7 @@ def test_poison_is_cornered_where_workers_share_only_the_url(encode_with, url, t
     crew = crews.LocalCrew()
     summary = encode_with(crew, root, url, fitter_factory=crews.HostileFitter, shard_size=50, batch_size=8)
     assert (summary.images, summary.failed) == (80, 1)
-    assert summary.failures == (("cats/poison.png", POISON),)
+    assert summary.failures == (("cats/poison.png", f"worker: {POISON}"),)
     assert len(crew.workers) < 20
     pull(url, tmp_path / "back")
     assert not fake.journaled(tmp_path / "bucket" / "set")

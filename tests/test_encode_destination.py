@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fake_encode as fake
-from gvit.pipeline import encode as encode_module
+from gvit.pipeline import run as run_module
 from gvit.pipeline.place.folder import Folder
 from gvit.pipeline.place.lease import Lease
 from gvit.schemas import GvitError
@@ -184,8 +184,8 @@ def test_a_lease_that_is_lost_after_the_last_shard_stops_the_run_too(source, tmp
         (destination / ".gvit" / "lease").unlink()
         journal.mkdir(parents=True)  # of whoever took over
 
-    run_inline = encode_module.run_inline
-    monkeypatch.setattr(encode_module, "run_inline", work_and_lose)
+    run_inline = run_module.run_inline
+    monkeypatch.setattr(run_module, "run_inline", work_and_lose)
     with pytest.raises(GvitError, match="taken over"):
         fake.fake_encode(source, destination)
     assert journal.is_dir()

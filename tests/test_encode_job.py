@@ -134,7 +134,7 @@ def test_an_image_that_kills_its_decoder_is_a_row_and_hurts_no_other(tmp_path, m
     monkeypatch.setattr(worker, "DecodePool", deadly)
     summary = fake.fake_encode(root, tmp_path / "dst", batch_size=3)
     assert (summary.images, summary.failed) == (9, 1)
-    assert summary.failures == (("a/poison.png", "the decoder crashed"),)
+    assert summary.failures == (("a/poison.png", "crash: the decoder crashed"),)
 
 
 # ---------------------------------------------------------------- progress

@@ -179,7 +179,7 @@ def test_images_that_kill_starve_or_hang_their_workers_become_rows(head, tmp_pat
     assert (summary.images, summary.failed) == (40, 3)
     failures = gvit.open_dataset(tmp_path / "dst").failures.to_pylist()
     assert {(row["source"], row["error"]) for row in failures} == {
-        (f"cats/poison{gray}.png", POISON) for gray in kinds
+        (f"cats/poison{gray}.png", f"worker: {POISON}") for gray in kinds
     }
 
     fake.assert_complete(tmp_path / "dst", inline_with_condemned(root, tmp_path, kinds))
@@ -196,7 +196,7 @@ def inline_with_condemned(root, tmp_path, grays):
         "def decode(data, size, crop):\n"
         "    decoded = decode_image(data, size, crop)\n"
         f"    if decoded.pixels.min() == decoded.pixels.max() and decoded.pixels.max() in {grays}:\n"
-        f"        raise DecodeError({POISON!r})\n"
+        f"        raise DecodeError({POISON!r}, 'worker')\n"
         "    return decoded\n"
     )
     sys.path.insert(0, str(tmp_path))

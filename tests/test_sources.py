@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from gvit.images.decode import DecodeError
+from gvit.images.reading import read_reference
 from gvit.images.sources.folder import FolderSource
 from gvit.images.sources.source import Entry
 from gvit.schemas.errors import GvitError
@@ -111,10 +113,19 @@ def test_files_whose_keys_would_collide_keep_different_keys(tmp_path):
     assert sum(key.startswith("a-") for key in keys) == 3
 
 
-def test_a_name_that_is_not_utf8_is_refused_by_name(tmp_path):
-    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).touch()
-    with pytest.raises(GvitError, match=r"caf\\xe9\.jpg.*rename"):
-        FolderSource(tmp_path).scan()
+@pytest.mark.parametrize("name", [b"caf\xe9.jpg", b"caf\xe9/1.jpg"])
+def test_a_name_that_is_not_utf8_is_a_row_and_its_neighbours_are_read(tmp_path, name):
+    path = tmp_path / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    (tmp_path / "a.jpg").touch()
+    source = FolderSource(tmp_path)
+    good, bad = source.scan().entries
+    assert source.reference(good) == tmp_path / "a.jpg"
+    assert bad.source == name.decode("utf-8", "backslashreplace")
+    with pytest.raises(DecodeError, match="not valid UTF-8") as raised:
+        read_reference(source.reference(bad))
+    assert raised.value.kind == "name"
 
 
 def test_the_listing_does_not_depend_on_the_order_of_the_file_system(tmp_path):

@@ -1,4 +1,4 @@
-"""What a dataset says is shown as text: it does nothing to a terminal, to Markdown, or to the page made of it."""
+"""What a dataset says is shown as text: it does nothing to a terminal, to Markdown, or to a page of it."""
 
 import json
 import unicodedata

@@ -85,7 +85,7 @@ _NAMELESS = (0,)
 
 
 def _as_text(name: str) -> str:
-    """Return the name of a file as text: bytes that are none stand as `\\xff`."""
+    r"""Return the name of a file as text: bytes that are none stand as `\xff`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

@@ -6,6 +6,7 @@ fresh one, and its death counts against the task that it was at; `Dispatch` know
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -42,6 +43,16 @@ _POLL_SECONDS = 0.25
 _MAX_FAILED_STARTS = 3  # in a row
 _IN_HAND = 2
 _VISIBLE_SECONDS = 20.0  # a network file system may take its time to show a new file
+
+
+_NO_BETTER_ELSEWHERE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOENT}
+)
+
+
+def _is_of_one_machine(error: Exception | None) -> bool:
+    """Tell whether another worker may do better than the one that ended with an error of its system."""
+    return isinstance(error, OSError) and error.errno not in _NO_BETTER_ELSEWHERE
 
 
 class WorkerDied(Exception):  # noqa: N818  (an event, no mistake)
@@ -226,6 +237,9 @@ class Driver:
                 answer = self._workers.answer(hand.calls[0])
             except WorkerDied as death:
                 self._replace(hand, str(death))
+                return
+            if hand.ready and _is_of_one_machine(answer.error):
+                self._replace(hand, f"{answer.error}")
                 return
             if hand.ready:
                 self._take_reply(hand, answer)
