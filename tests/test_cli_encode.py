@@ -50,11 +50,12 @@ def test_json_is_the_last_line_of_stdout_with_exactly_the_promised_names(source,
     assert code == 1
     (line,) = out.splitlines()
     found = json.loads(line)
-    assert list(found) == ["images", "failed", "seconds", "images_per_second", "psnr_mean", "steps_mean"]
+    names = ["images", "failed", "seconds", "images_per_second", "psnr_mean", "steps_mean"]
+    assert list(found) == ["complete", *names, "changed"]
     assert (found["images"], found["failed"]) == (500, 2)
     assert found["psnr_mean"] == read_manifest(tmp_path / "dst").psnr.mean
     assert found["images_per_second"] > 0
-    assert "failed: cats/broken.png: the file is not an image of a known format" in err
+    assert "failed: cats/broken.png: image: the file is not an image of a known format" in err
 
 
 def test_json_tells_of_the_whole_dataset_after_a_resume_too(source, tmp_path, gvit_encode):

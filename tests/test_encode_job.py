@@ -41,8 +41,8 @@ def test_every_input_is_exactly_once_in_the_rows_and_the_sets_are_the_fitters(so
     assert sorted(row["source"] for row in rows) == inputs
     assert (summary.images, summary.failed) == (len(dataset), 2) == (2 * fake.PER_CLASS, 2)
     assert {row["source"]: row["error"] for row in rows if row["status"] == "failed"} == {
-        fake.BROKEN: "the file is not an image of a known format",
-        fake.FLAT_GRAY: "the fit gave no finite result",
+        fake.BROKEN: "image: the file is not an image of a known format",
+        fake.FLAT_GRAY: "fit: the fit gave no finite result",
     }
     assert set(summary.failures) == {(r["source"], r["error"]) for r in rows if r["status"] == "failed"}
     ok = [row for row in rows if row["status"] == "ok"]

@@ -65,8 +65,8 @@ def test_every_image_is_a_row_and_the_broken_one_says_why(source, finished):
     assert len({row.source for row in rows}) == len({row.key for row in rows}) == IMAGES
     (failed,) = (row for row in rows if row.status == "failed")
     assert (failed.error, failed.source[-8:]) in {
-        ("the file is not an image of a known format", "0005.jpg"),
-        ("the file is not an image of a known format", "00000005"),
+        ("image: the file is not an image of a known format", "0005.jpg"),
+        ("image: the file is not an image of a known format", "00000005"),
     }
     assert dataset.manifest.splits == {"train": IMAGES - 21, "val": 20}
     assert len(dataset.manifest.classes) == 10

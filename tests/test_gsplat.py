@@ -14,6 +14,7 @@ from gvit.fitting import gsplat as gsplat_fit
 from gvit.fitting.config import FitConfig
 from gvit.fitting.fitter import Fitter
 from gvit.pipeline import encode as encode_module
+from gvit.pipeline import install as install_module
 from gvit.pipeline.config import RunConfig
 from gvit.pipeline.install import check_install, factory_of, make_fitter, make_gsplat_fitter
 from gvit.rendering import gsplat, toolkit
@@ -32,7 +33,7 @@ def test_the_renderer_that_is_asked_for_makes_the_fitter():
 
 @pytest.mark.parametrize("device", ["cpu", "auto"])
 def test_gsplat_without_a_gpu_is_refused(monkeypatch, device):
-    monkeypatch.setattr(encode_module, "resolve_device", lambda _device: "cpu")
+    monkeypatch.setattr(install_module, "resolve_device", lambda _device: "cpu")
     with pytest.raises(GvitError, match="renderer gsplat needs a GPU that torch can use"):
         check_install(RunConfig(device=device, renderer="gsplat"))
 
@@ -40,7 +41,7 @@ def test_gsplat_without_a_gpu_is_refused(monkeypatch, device):
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 def test_a_gpu_needs_gsplat_only_where_it_is_asked_for(monkeypatch, engine):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gsplat" else object())
-    monkeypatch.setattr(encode_module, "resolve_device", lambda _device: "cuda")
+    monkeypatch.setattr(install_module, "resolve_device", lambda _device: "cuda")
     check_install(RunConfig(engine=engine, device="cuda"))
     with pytest.raises(GvitError, match=r"gvit\[gsplat\]"):
         check_install(RunConfig(engine=engine, device="cuda", renderer="gsplat"))
@@ -48,7 +49,7 @@ def test_a_gpu_needs_gsplat_only_where_it_is_asked_for(monkeypatch, engine):
 
 def test_an_encode_with_gsplat_uses_its_fitter(tmp_path, monkeypatch):
     monkeypatch.setattr(encode_module, "check_install", lambda _run: None)
-    monkeypatch.setattr(encode_module, "make_gsplat_fitter", made := fake.CountingFitters())
+    monkeypatch.setattr(install_module, "make_gsplat_fitter", made := fake.CountingFitters())
     for number in range(3):
         fake.save_image(tmp_path / "src" / f"{number}.png", np.full((8, 8, 3), 50 * number))
     config = fake.fake_config(tmp_path / "src", tmp_path / "dst", renderer="gsplat", device="cpu")

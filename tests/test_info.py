@@ -91,7 +91,7 @@ def test_a_person_reads_counts_classes_quality_and_why_images_failed(dataset, gv
     assert (code, err) == (0, "")
     assert "10 (train 6, val 4), 1 failed" in out
     assert "2 (cats, dogs)" in out
-    assert "1 x the file is not an image of a known format" in out
+    assert "1 x image: the file is not an image of a known format" in out
     assert "mean " in out
 
 

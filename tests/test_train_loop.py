@@ -284,7 +284,9 @@ def test_a_run_may_be_told_not_to_go_on(shards, whole):
 
 
 def test_a_checkpoint_of_another_model_is_refused(shards, tmp_path, whole, monkeypatch):
-    monkeypatch.setattr(run, "checkpoint_to_resume", lambda *_: read_checkpoint(whole[0], with_state=True))
+    monkeypatch.setattr(
+        run, "checkpoint_to_resume", lambda *_: (read_checkpoint(whole[0], with_state=True), ())
+    )
     other = ModelConfig(name="vit_tiny_patch16_224", depth=3, width=32, heads=2)
     with pytest.raises(GvitError, match="are of another model"):
         train(config_of(shards, tmp_path, model=other), console=SILENT)

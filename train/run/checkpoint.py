@@ -4,7 +4,7 @@ RUN/checkpoints/step-00001234/
     model.safetensors     weights as trained
     ema.safetensors       averaged weights, where the run keeps them
     state.pt              plain dicts and tensors: optimiser, place in the data, running sums
-    about.json            what the model is, what it was trained on, how well it does
+    about.json            what the model is, what it was trained on, how well it does; SHA-256 of the others
 RUN/checkpoints.json      which of them are the last and the best; replaced in one piece
 
 A model that was made to be shared (`model_card`) has config.json in place of about.json.
@@ -12,20 +12,23 @@ A model that was made to be shared (`model_card`) has config.json in place of ab
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import torch
 from msgspec import Meta
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from ...dataset.commit import atomic_write, flush_file, flush_folder
-from ...schemas.documents import Count, Integer, Sha256, from_json, to_json
+from ...schemas.checksums import hash_file
+from ...schemas.documents import OPTIONAL, Count, Integer, Sha256, from_json, to_json
 from ...schemas.encoding import get_encoding
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import read_file
@@ -49,7 +52,9 @@ __all__ = [
     "DataAbout",
     "SharedAbout",
     "dump_weights",
+    "newest_sound",
     "read_checkpoint",
+    "with_sums",
 ]
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
@@ -60,6 +65,8 @@ _FOLDER = "checkpoints"
 _PREFIX = "step-"
 StepName = Annotated[str, Meta(pattern=r"\Astep-[0-9]{8,}\Z")]
 _ABOUT, _MODEL, _EMA, _STATE = "about.json", WEIGHTS_NAME, "ema.safetensors", "state.pt"
+_SELF = "about"
+AboutKind = TypeVar("AboutKind", bound="About")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +78,14 @@ class Checkpoint:
         model: Weights and buffers by name.
         ema: Their average, or None.
         state: Nested dicts, lists, numbers, strings and tensors.
+        checked: Whether it was read from files whose checksums are known and right.
     """
 
     about: About
     model: Mapping[str, Tensor]
     ema: Mapping[str, Tensor] | None
     state: dict[str, Any]
+    checked: bool = False
 
     @property
     def step(self) -> int:
@@ -126,6 +135,16 @@ class CheckpointFolder:
     def best(self) -> Path | None:
         """The checkpoint with the highest top-1."""
         return self._named(self._index().best)
+
+    def newest_first(self) -> list[Path]:
+        """Return all checkpoints, the last one first; where its record is damaged, by their numbers."""
+        try:
+            last = self.last
+        except GvitError:
+            last = None
+        others = sorted(self._folder.glob(f"{_PREFIX}*"), reverse=True)
+        older = [path for path in others if last is None or path.name < last.name.removeprefix(".")]
+        return older if last is None else [last, *older]
 
     def save(self, checkpoint: Checkpoint, *, best: bool) -> Path:
         """Write a checkpoint, make it the last, and the best if it is; then let old ones go.
@@ -199,7 +218,8 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.ema is not None:
         (folder / _EMA).write_bytes(save(_portable(checkpoint.ema)))
     _write_state(folder / _STATE, checkpoint.state)
-    (folder / _ABOUT).write_bytes(to_json(checkpoint.about))
+    sums = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
+    (folder / _ABOUT).write_bytes(to_json(with_sums(checkpoint.about, sums)))
     for path in folder.iterdir():
         flush_file(path)
     flush_folder(folder)
@@ -238,16 +258,54 @@ def read_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
     """
     folder = _find(path)
     about = _read_about(folder)
-    averaged = folder / _EMA
+    sums = about.files
+    averaged = (folder / _EMA).exists() if sums is None else _EMA in sums
     try:
         return Checkpoint(
-            about=about,
-            model=load_file(folder / _MODEL),
-            ema=load_file(averaged) if averaged.exists() else None,
-            state=torch.load(folder / _STATE, map_location="cpu", weights_only=True) if with_state else {},
+            about=replace(about, files=None),
+            model=load(_read(folder, _MODEL, sums)),
+            ema=load(_read(folder, _EMA, sums)) if averaged else None,
+            state=_load_state(_read(folder, _STATE, sums)) if with_state else {},
+            checked=sums is not None,
         )
+    except DatasetError as error:
+        raise _damaged(folder, str(error)) from error
     except Exception as error:  # on damaged bytes these two raise nearly anything
         raise _damaged(folder, f"{type(error).__name__}") from error
+
+
+def _read(folder: Path, name: str, sums: Mapping[str, str] | None) -> bytes:
+    """Return the content of a file of a checkpoint, checked where its checksum is known."""
+    data = read_file(folder / name)
+    if sums is not None and hashlib.sha256(data).hexdigest() != sums.get(name):
+        raise DatasetError(f"the SHA-256 of {name} is not the recorded one")
+    return data
+
+
+def _load_state(data: bytes) -> dict[str, Any]:
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def newest_sound(run: Path) -> tuple[Checkpoint, tuple[Path, ...]] | None:
+    """Return the newest checkpoint of a run that is whole, with its state, and those after it that are not.
+
+    None where there is none at all.
+
+    Raises:
+        GvitError: None of those that there are is whole.
+    """
+    folder = CheckpointFolder(run)
+    first: GvitError | None = None
+    passed: list[Path] = []
+    for path in folder.newest_first():
+        try:
+            return read_checkpoint(path, with_state=True), tuple(passed)
+        except GvitError as error:
+            first = first or error
+            passed.append(path)
+    if first is not None:
+        raise first
+    return None
 
 
 def _read_about(folder: Path) -> About:
@@ -257,6 +315,8 @@ def _read_about(folder: Path) -> About:
         data = read_file(path)
         if from_json(_Format, data, nan=True).format == FORMAT:
             about = from_json(kind, data, closed=True, nan=True)
+            if about.files is not None and with_sums(about, about.files).files != about.files:
+                raise DatasetError("the SHA-256 of what it says is not the recorded one")
             lost = about.evaluation is not None and not math.isfinite(about.evaluation.loss)
             return replace(about, evaluation=None) if lost else about
     except GvitError as error:
@@ -281,6 +341,12 @@ def _find(path: Path) -> Path:
     if found is None:
         raise GvitError(f"{path} holds no checkpoint: give the folder of a run that gvit train wrote")
     return found
+
+
+def with_sums(about: AboutKind, sums: Mapping[str, str]) -> AboutKind:
+    """Return the same with the checksums of the other files, and of what it says itself but for those."""
+    bare = to_json(replace(about, files=None))
+    return replace(about, files={**sums, _SELF: hashlib.sha256(bare).hexdigest()})
 
 
 FORMAT = 1
@@ -319,7 +385,11 @@ class DataAbout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What a checkpoint is: `step` updates and `epoch` epochs of training; scores of its last evaluation."""
+    """What a checkpoint is: `step` updates and `epoch` epochs of training; scores of its last evaluation.
+
+    `files` has the SHA-256 of each of its other files while it lies on a disk, and as `about` of all that
+    is said here; None of those of gvit 0.1.
+    """
 
     format: Integer = FORMAT
     step: Count
@@ -329,6 +399,7 @@ class About:
     data: DataAbout
     epoch: Count
     evaluation: Scores | None
+    files: dict[str, Sha256] | None = field(default=None, metadata={OPTIONAL: True})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

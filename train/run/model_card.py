@@ -9,6 +9,7 @@ MODEL/
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -38,6 +39,7 @@ from .checkpoint import (
     SharedAbout,
     dump_weights,
     read_checkpoint,
+    with_sums,
 )
 from .resume import CONFIG_NAME as RUN_CONFIG_NAME
 
@@ -90,8 +92,10 @@ def write_model(path: Path, out: Path | None, about: ModelAbout, *, keep: bool =
         # A kill must leave what the next attempt may overwrite, and never the weights of another model.
         if elsewhere:
             (out / WEIGHTS_NAME).unlink(missing_ok=True)
-        atomic_write(out / CONFIG_NAME, to_json(config))
-        atomic_write(out / WEIGHTS_NAME, dump_weights(checkpoint.weights))
+        weights = dump_weights(checkpoint.weights)
+        summed = with_sums(config, {WEIGHTS_NAME: hashlib.sha256(weights).hexdigest()})
+        atomic_write(out / CONFIG_NAME, to_json(summed))
+        atomic_write(out / WEIGHTS_NAME, weights)
         if not (keep and card.exists()):
             if elsewhere:
                 _copy_or_forget(path / CONFUSION_NAME, out / CONFUSION_NAME)

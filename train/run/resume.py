@@ -9,9 +9,11 @@ from ...schemas.documents import build
 from ...schemas.errors import GvitError
 from ..config import TrainConfig
 from ..settings import Settings, differences, plain, read_yaml
-from .checkpoint import Checkpoint, CheckpointFolder, DataAbout, read_checkpoint
+from .checkpoint import Checkpoint, CheckpointFolder, DataAbout, newest_sound
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ...dataset.reader import Dataset
     from ..data.split import TrainingData
 
@@ -35,8 +37,13 @@ _FREE_TO_CHANGE = {
 """What may change from one part of a run to the next; datasets and images are compared by content."""
 
 
-def checkpoint_to_resume(config: TrainConfig, data: TrainingData) -> Checkpoint | None:
+def checkpoint_to_resume(
+    config: TrainConfig, data: TrainingData
+) -> tuple[Checkpoint, tuple[Path, ...]] | None:
     """Find where to go on, and refuse to mix runs.
+
+    Returns:
+        The newest checkpoint that is whole, and those after it that are not; None where a run begins.
 
     Raises:
         GvitError: The folder holds something else, or a run with other settings or data.
@@ -47,8 +54,7 @@ def checkpoint_to_resume(config: TrainConfig, data: TrainingData) -> Checkpoint 
     recorded = out / CONFIG_NAME
     if out.exists() and any(out.iterdir()) and not recorded.exists():
         raise GvitError(f"{out} holds something that is no run of gvit: choose another folder with --out")
-    path = CheckpointFolder(out).last
-    if path is None:
+    if not CheckpointFolder(out).newest_first():
         return None
     if config.run.resume == "never":
         raise GvitError(f"{out} already holds a run: choose another --out, or go on with --resume auto")
@@ -58,10 +64,13 @@ def checkpoint_to_resume(config: TrainConfig, data: TrainingData) -> Checkpoint 
             f"{out} holds a run with other settings, {', '.join(differing)}: "
             "use the same settings to go on with it, or choose another --out"
         )
-    checkpoint = read_checkpoint(path, with_state=True)
+    found = newest_sound(out)
+    if found is None:
+        return None
+    checkpoint, _ = found
     if checkpoint.about.data != describe_data(data):
         raise GvitError(f"{out} was trained on other data than {config.data.shards}: choose another --out")
-    return checkpoint
+    return found
 
 
 def _binding(settings: Settings) -> Settings:

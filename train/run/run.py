@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +79,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainSummar
         trainer = build_trainer(config, data, ranks, sources)
         run = _Run(config, data, trainer, ranks, console if ranks.leads else None)
         if last is not None:
-            run.go_on(last)
+            run.go_on(*last)
         summary = run.run()
         if written and ranks.leads:
             say_on(console, f"{tuned} holds the sets of this run already")
@@ -146,8 +146,8 @@ class _Run:
         self._log: MetricLog | None = None
         self._stop = StopRequest()
 
-    def go_on(self, checkpoint: Checkpoint) -> None:
-        """Go back to a checkpoint.
+    def go_on(self, checkpoint: Checkpoint, damaged: Sequence[Path] = ()) -> None:
+        """Go back to a checkpoint; say which ones after it are damaged.
 
         Raises:
             GvitError: It is of another model.
@@ -161,6 +161,10 @@ class _Run:
                 f"the checkpoints in {self._config.run.out} are of another model, or damaged: "
                 "choose another --out"
             ) from error
+        for path in damaged:
+            self._display.say(f"the checkpoint {path} is damaged: an older one is taken")
+        if not checkpoint.checked:
+            self._display.say("the checkpoint has no checksums, as gvit 0.1 wrote it: it is taken for sound")
         self._display.say(f"going on from step {checkpoint.step} of {self._trainer.total_steps}")
 
     def run(self) -> TrainSummary:
