@@ -242,18 +242,27 @@ def evaluate_command(
     checkpoint: Run,
     shards: Annotated[Path, typer.Option(help="Dataset; its split val where it has one, else all of it.")],
     device: Device = None,
+    allow_overlap: Annotated[
+        bool,
+        typer.Option("--allow-overlap", help="Score although more than 5% of the images were trained on."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say how often a trained model is right."""
     from ..train.run.trained import evaluate_checkpoint
 
     began = time.perf_counter()
-    model, found = evaluate_checkpoint(checkpoint, shards, device=device or "auto")
+    model, found, overlap = evaluate_checkpoint(
+        checkpoint, shards, device=device or "auto", allow_overlap=allow_overlap
+    )
     seconds = time.perf_counter() - began
     words = (
         f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, loss {found.loss:.4f} on {found.samples} samples"
     )
+    if overlap.sources:
+        say(overlap.describe(), err=True)
     facts = found.scores | {"epochs": model.about.epoch, "steps": model.about.step}
+    facts |= {"overlap": len(overlap.sources)}
     tell(words, {**facts, "samples_per_second": round(found.samples / seconds, 1)}, as_json=as_json)
 
 

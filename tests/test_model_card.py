@@ -80,6 +80,7 @@ def test_a_model_is_one_folder_with_card_config_weights_and_confusion(model):
         "config.json",
         "confusion.png",
         "model.safetensors",
+        "trained-on.npy",
     ]
     config = json.loads((model / "config.json").read_text())
     assert config["id2label"] == {str(i): NAMES[name] for i, name in enumerate(CLASSES)}

@@ -162,7 +162,7 @@ def test_the_summary_is_of_the_last_epoch_and_counts_every_sample_once(whole):
 
 
 def test_a_checkpoint_evaluates_to_what_its_run_said(shards, whole):
-    model, found = evaluate_checkpoint(whole[0], shards, batch_size=5)
+    model, found, _ = evaluate_checkpoint(whole[0], shards, batch_size=5)
     assert found.samples == 23
     assert found.top1 == whole[1].top1
     assert found.loss == pytest.approx(whole[1].loss, rel=1e-5)

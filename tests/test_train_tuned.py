@@ -117,7 +117,7 @@ def test_a_model_trained_on_tuned_sets_is_evaluated_on_the_untouched_ones(encode
     data = DataConfig(shards=tuned, val_shards=encoded / "shards")
     summary = train(config_of(tuned, tmp_path, data=data), console=SILENT)
     assert summary.samples == len(open_dataset(encoded / "shards").split("val"))
-    _, found = evaluate_checkpoint(tmp_path, encoded / "shards")
+    _, found, _ = evaluate_checkpoint(tmp_path, encoded / "shards")
     assert found.top1 == summary.top1
 
 

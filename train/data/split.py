@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from ...dataset.reader import Dataset, open_dataset
 from ...schemas.errors import GvitError
 from ...schemas.limits import Choice, Range, check_limits
 from .order import epoch_order
+from .overlap import Overlap, digests_of, duplicates_of, overlap_of
 
 __all__ = ["DataConfig", "TrainingData", "check_same_kind", "open_training_data"]
 
@@ -20,7 +21,6 @@ CACHES = ("auto", "memory", "mmap")
 _HELD_OUT = 0.1
 _VALIDATION_SPLIT = "val"
 _NAMES_SHOWN = 5
-_LARGEST_OVERLAP = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,8 @@ class DataConfig:
             out a tenth where there is nothing else to evaluate on.
         cache: "memory", "mmap" or "auto".
         allow_empty_classes: Train although a class has no sample.
+        allow_overlap: Evaluate although more than 5 % of the images to evaluate on are trained on.
+        check: Read all sets before training: checksums and ranges.
     """
 
     shards: Path
@@ -41,6 +43,8 @@ class DataConfig:
     val_fraction: Annotated[float | None, Range(0.0, 0.9, above=True)] = None
     cache: Annotated[str, Choice(CACHES)] = "auto"
     allow_empty_classes: bool = False
+    allow_overlap: bool = False
+    check: bool = True
 
     def __post_init__(self) -> None:
         check_limits(self, "data.")
@@ -54,6 +58,7 @@ class TrainingData:
 
     train: Dataset
     val: Dataset
+    overlap: Overlap = Overlap((), 0)  # noqa: RUF009 - a constant
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -81,25 +86,17 @@ def open_training_data(config: DataConfig, seed: int) -> TrainingData:
         other = open_dataset(config.val_shards)
         check_same_kind(dataset, other)
         data = TrainingData(train, evaluation_split(other))
-        _check_apart(data)
     elif train is not dataset and _VALIDATION_SPLIT in dataset.manifest.splits:
         data = TrainingData(train, dataset.split(_VALIDATION_SPLIT))
     else:
         data = _hold_out(train, _HELD_OUT, seed)
     _check_labels(data, allow_empty=config.allow_empty_classes)
-    return data
-
-
-def _check_apart(data: TrainingData) -> None:
-    """Refuse to evaluate on what is trained on; a few images are in both parts of many a true dataset."""
-    seen, asked = (part.rows["source_sha256"].to_pylist() for part in (data.train, data.val))
-    trained_on = set(seen) - {None}
-    known = sum(digest in trained_on for digest in asked)
-    if known > _LARGEST_OVERLAP * len(asked):
-        raise GvitError(
-            f"{known} of {len(asked)} images of {data.val.path} are trained on too, and a score on them "
-            "would mean nothing: give other images with --val-shards"
-        )
+    overlap = overlap_of(data.val, digests_of(data.train))
+    overlap.check(
+        allowed=config.allow_overlap,
+        way_out="give other images with --val-shards, or accept it with --set data.allow_overlap=true",
+    )
+    return replace(data, overlap=overlap)
 
 
 def evaluation_split(dataset: Dataset) -> Dataset:
@@ -156,15 +153,18 @@ def check_kind(
 
 
 def _hold_out(train: Dataset, fraction: float, seed: int) -> TrainingData:
-    """Hold some training sets out, chosen by the seed, the same number of every hundred in the long run."""
+    """Hold some training sets out, chosen by the seed, each with all others of the same image."""
     count = round(len(train) * fraction)
     if not 0 < count < len(train):
         raise GvitError(
             f"{train.path} has {len(train)} training sets, too few to hold out {fraction:g} of them: "
             "give --val-shards or another --val-fraction"
         )
-    order = epoch_order(seed, -1, len(train))
-    return TrainingData(train.select(np.sort(order[count:])), train.select(np.sort(order[:count])))
+    held = duplicates_of(train, epoch_order(seed, -1, len(train))[:count])
+    kept = np.setdiff1d(np.arange(len(train)), held)
+    if not len(kept):
+        raise GvitError(f"{train.path} has one image many times: there is nothing to hold out")
+    return TrainingData(train.select(kept), train.select(held))
 
 
 def _check_labels(data: TrainingData, *, allow_empty: bool) -> None:

@@ -5,6 +5,7 @@ MODEL/
     config.json           what the model is, the kind of sets that it takes, its labels, how well it does
     README.md             the card
     confusion.png         where the run drew it
+    trained-on.npy        which images it was trained on, by their SHA-256
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ...dataset.markdown import (
 from ...schemas.documents import from_json, to_json
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import read_file
+from ..data.overlap import TRAINED_ON
 from ..settings import read_yaml
 from .checkpoint import (
     CONFIG_NAME,
@@ -99,6 +101,7 @@ def write_model(path: Path, out: Path | None, about: ModelAbout, *, keep: bool =
         if not (keep and card.exists()):
             if elsewhere:
                 _copy_or_forget(path / CONFUSION_NAME, out / CONFUSION_NAME)
+                _copy_or_forget(_noted(path), out / TRAINED_ON)
             drawn = (out / CONFUSION_NAME).exists()
             atomic_write(card, model_card(config, _weights(checkpoint), known, drawn=drawn).encode())
     except OSError as error:
@@ -106,8 +109,14 @@ def write_model(path: Path, out: Path | None, about: ModelAbout, *, keep: bool =
     return card
 
 
+def _noted(path: Path) -> Path:
+    """Return where a run, or that of a checkpoint, notes what it was trained on."""
+    own = path / TRAINED_ON
+    return own if own.exists() else path.parent.parent / TRAINED_ON
+
+
 def _copy_or_forget(picture: Path, out: Path) -> None:
-    """Copy a picture; where there is none, that of another model must not stay."""
+    """Copy a file; where there is none, that of another model must not stay."""
     if picture.exists():
         atomic_write(out, picture.read_bytes())
     else:

@@ -31,7 +31,7 @@ _FREE_TO_CHANGE = {
         "keep",
         "resume",
     ),
-    "data": ("cache", "shards", "val_shards"),
+    "data": ("cache", "check", "shards", "val_shards"),
     "guidance": ("max_psnr_loss", "write_tuned", "masks"),
 }
 """What may change from one part of a run to the next; datasets and images are compared by content."""

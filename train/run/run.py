@@ -17,6 +17,9 @@ from ...dataset.export import check_unused
 from ...pictures.progress import Display, say_on
 from ...schemas.errors import GvitError
 from ...schemas.gaussians import min_scale
+from ..data.check import check_sets
+from ..data.loader import stored_bytes
+from ..data.overlap import write_trained_on
 from ..data.split import TrainingData, open_training_data
 from ..guidance.guides import DirectGuide, build_guide
 from ..guidance.source_images import Sources, open_sources
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
     from ..ranks import Ranks
 
 __all__ = ["Interrupted", "TrainSummary", "train"]
+
+_WORTH_TELLING = 2.0  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +72,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainSummar
     with joined_ranks(config.run.device) as ranks:
         data = open_training_data(config.data, config.seed)
         last = checkpoint_to_resume(config, data)
+        if config.data.check:
+            _check_data(data, ranks, console)
         tuned = config.guidance.write_tuned
         written = tuned is not None and has_written(config.run.out, tuned)
         if tuned is not None and not written:
@@ -87,6 +94,19 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainSummar
             _write_tuned(tuned, trainer, data, sources.pixels)
             remember_written(config.run.out, tuned)
         return summary
+
+
+def _check_data(data: TrainingData, ranks: Ranks, console: Console) -> None:
+    """Look at all sets before anything is learned from them, and say how long it took where it was long."""
+    seconds = sum(
+        check_sets(part, rank=ranks.rank, world_size=ranks.world)
+        for part in dict.fromkeys((data.train, data.val))
+    )
+    if ranks.leads and seconds > _WORTH_TELLING:
+        size = sum(map(stored_bytes, (data.train, data.val))) / 1e9
+        say_on(
+            console, f"checked {size:.1f} GB of sets in {seconds:.0f} s; --set data.check=false leaves it out"
+        )
 
 
 def _write_tuned(out: Path, trainer: Trainer, data: TrainingData, find: FindPixels) -> None:
@@ -201,6 +221,7 @@ class _Run:
         run = self._config.run
         run.out.mkdir(parents=True, exist_ok=True)
         atomic_write(run.out / CONFIG_NAME, dump(plain(self._config)).encode())
+        write_trained_on(run.out, self._data.train)
         self._log = MetricLog(
             run.out,
             resumed_at=self._trainer.step,
@@ -219,6 +240,8 @@ class _Run:
             f"{len(self._data.classes)} classes; {config.epochs} epochs of {trainer.steps_per_epoch} steps; "
             f"see {config.run.out}"
         )
+        if self._data.overlap.sources:
+            self._display.say(self._data.overlap.describe())
         if config.run.tensorboard and not tensorboard_installed():
             self._display.say("TensorBoard is not installed, metrics go to metrics.jsonl only")
 

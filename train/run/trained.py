@@ -19,7 +19,9 @@ from ...schemas.encoding import decode
 from ...schemas.errors import GvitError
 from ...schemas.gaussians import min_scale
 from ..data.batches import evaluation_view
+from ..data.check import check_sets
 from ..data.loader import SetLoader
+from ..data.overlap import Overlap, overlap_of, read_trained_on
 from ..data.split import check_kind, evaluation_split
 from ..model.classifier import build_model
 from ..model.evaluate import Classify, Evaluation, classifier_of, evaluate
@@ -95,20 +97,32 @@ def load_model(path: Path, device: torch.device) -> TrainedModel:
 
 
 def evaluate_checkpoint(
-    path: Path, shards: Path, *, device: str = "auto", batch_size: int = 256
-) -> tuple[TrainedModel, Evaluation]:
+    path: Path, shards: Path, *, device: str = "auto", batch_size: int = 256, allow_overlap: bool = False
+) -> tuple[TrainedModel, Evaluation, Overlap]:
     """Evaluate a checkpoint, or the last of a run, on a dataset: its split "val", or all where it has none.
 
     Raises:
-        GvitError: Checkpoint or dataset cannot be used, or do not go together.
+        GvitError: Checkpoint or dataset cannot be used, or do not go together, or more than 5 % of the images
+            were trained on.
     """
     with joined_ranks(device) as ranks:
         model = load_model(path, ranks.device)
         dataset = evaluation_split(open_dataset(shards))
         data = model.about.data
         check_kind(dataset, data.classes, data.gaussians, data.size, str(path))
+        overlap = _overlap(path, dataset)
+        overlap.check(
+            allowed=allow_overlap, way_out="evaluate on other images, or accept it with --allow-overlap"
+        )
+        check_sets(dataset, rank=ranks.rank, world_size=ranks.world)
         loader = _loader(dataset, ranks, batch_size)
-        return model, evaluate(model.classify, loader, len(model.classes), ranks)
+        return model, evaluate(model.classify, loader, len(model.classes), ranks), overlap
+
+
+def _overlap(path: Path, dataset: Dataset) -> Overlap:
+    """Return what a model was trained on of a dataset, as far as its run has noted it."""
+    trained_on = read_trained_on(path)
+    return Overlap((), len(dataset)) if trained_on is None else overlap_of(dataset, trained_on)
 
 
 def _loader(dataset: Dataset, ranks: Ranks, batch_size: int) -> SetLoader:
