@@ -22,7 +22,7 @@ __all__ = [
     "TRAINED_ON",
     "Overlap",
     "digests_of",
-    "duplicates_of",
+    "first_images",
     "overlap_of",
     "read_trained_on",
     "write_trained_on",
@@ -70,10 +70,16 @@ def digests_of(part: Dataset) -> npt.NDArray[np.uint64]:
     return np.unique(_short(part.set_rows["source_sha256"].to_pylist()))
 
 
-def duplicates_of(part: Dataset, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return these indices of a part, and those of sets of the very same images, sorted."""
-    digests = _short(part.set_rows["source_sha256"].to_pylist())
-    return np.flatnonzero(np.isin(digests, digests[chosen]))
+def first_images(part: Dataset, order: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Return the first `count` indices in an order, sorted, each with all others of the very same image.
+
+    So there may be a few more of them than asked for.
+    """
+    _, images = np.unique(_short(part.set_rows["source_sha256"].to_pylist()), return_inverse=True)
+    _, firsts, sizes = np.unique(images[order], return_index=True, return_counts=True)
+    by_turn = np.argsort(firsts)
+    enough = int(np.searchsorted(np.cumsum(sizes[by_turn]), count)) + 1
+    return np.flatnonzero(np.isin(images, by_turn[:enough]))
 
 
 def write_trained_on(folder: Path, part: Dataset) -> None:

@@ -12,7 +12,7 @@ from ...dataset.reader import Dataset, open_dataset
 from ...schemas.errors import GvitError
 from ...schemas.limits import Choice, Range, check_limits
 from .order import epoch_order
-from .overlap import Overlap, digests_of, duplicates_of, overlap_of
+from .overlap import Overlap, digests_of, first_images, overlap_of
 
 __all__ = ["DataConfig", "TrainingData", "check_same_kind", "open_training_data"]
 
@@ -160,7 +160,7 @@ def _hold_out(train: Dataset, fraction: float, seed: int) -> TrainingData:
             f"{train.path} has {len(train)} training sets, too few to hold out {fraction:g} of them: "
             "give --val-shards or another --val-fraction"
         )
-    held = duplicates_of(train, epoch_order(seed, -1, len(train))[:count])
+    held = first_images(train, epoch_order(seed, -1, len(train)), count)
     kept = np.setdiff1d(np.arange(len(train)), held)
     if not len(kept):
         raise GvitError(f"{train.path} has one image many times: there is nothing to hold out")
