@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from ..schemas.errors import DatasetError
+from ..schemas.files import read_file
 from ..schemas.text import printable
 
 __all__ = [
@@ -52,8 +54,8 @@ def parse_front_matter(card: bytes | None) -> dict[str, Any]:
 
 def read_front_matter(card: Path) -> dict[str, Any]:
     """Return what the front matter of a card in a file says, likewise."""
-    with suppress(OSError):
-        return parse_front_matter(card.read_bytes())
+    with suppress(DatasetError):
+        return parse_front_matter(read_file(card))
     return {}
 
 

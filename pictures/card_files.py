@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from ..dataset.markdown import UNKNOWN_LICENSE, read_front_matter
 from ..dataset.reader import open_dataset
 from ..images.originals import Originals
 from ..schemas.checksums import CARD_NAME, SHEET_NAME
-from .draw import draw_sheet, save
+from .draw import draw_sheet
 
 if TYPE_CHECKING:
     from ..dataset.reader import Dataset
@@ -56,5 +57,9 @@ def _draw_sheet(dataset: Dataset, path: Path, images: int) -> bool:
     if not images or not len(dataset):
         path.unlink(missing_ok=True)
         return False
-    save(draw_sheet(dataset, Originals(None, dataset.manifest), images), path)
+    picture = io.BytesIO()
+    draw_sheet(dataset, Originals(None, dataset.manifest), images).image.save(
+        picture, format="PNG", optimize=True
+    )
+    atomic_write(path, picture.getvalue())
     return True

@@ -19,7 +19,7 @@ from ..fitting.config import FIT_VERSION
 from ..schemas.checksums import CARD_NAME, CLASS_NAMES_NAME, SHEET_NAME, ZARR_NAME, hash_file
 from ..schemas.encoding import get_encoding
 from ..schemas.errors import DatasetError
-from ..schemas.files import check_bytes
+from ..schemas.files import check_bytes, refuse_links
 from ..schemas.manifest import DoneMark, FitInfo, Manifest, build_manifest, parse_done_mark
 from ..schemas.rows import Row, table_to_rows
 from ..schemas.shards import ShardReader
@@ -184,6 +184,7 @@ def _convert(folder: Path | None, dataset: Dataset, *, wanted: bool) -> None:
 
     if is_current(dataset, folder):
         return
+    refuse_links(folder, [ZARR_NAME])
     if wanted:
         convert_to_zarr(dataset, folder)
     else:

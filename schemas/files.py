@@ -5,14 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path, PurePosixPath
 
 from .documents import Count, Sha256  # noqa: TC001 - the fields' types are read
-from .errors import DatasetError
+from .errors import DatasetError, GvitError
 
-__all__ = ["FileInfo", "check_bytes", "check_file", "inside", "leads_out", "open_regular", "read_file"]
+__all__ = [
+    "FileInfo",
+    "check_bytes",
+    "check_file",
+    "inside",
+    "leads_out",
+    "open_regular",
+    "read_file",
+    "refuse_links",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,21 @@ def inside(folder: Path, name: str) -> Path:
             f"{name!r:.80} leads out of {folder}: the dataset is damaged, or not to be trusted"
         )
     return folder / name
+
+
+def refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """Check that what is called so below a folder lies there: no link in it leads elsewhere.
+
+    Raises:
+        GvitError: A file, or a folder on the way to it, is a link.
+    """
+    for part in sorted(
+        {Path(*path.parts[: i + 1]) for path in map(Path, names) for i in range(len(path.parts))}
+    ):
+        if (folder / part).is_symlink():
+            raise GvitError(
+                f"{folder / part} is a link, and a dataset holds none: put a file there, or remove it"
+            )
 
 
 def open_regular(path: Path) -> FileIO:

@@ -9,7 +9,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from ...schemas.checksums import SUMS_NAME, dump_checksums
-from ...schemas.errors import GvitError
+from ...schemas.errors import DatasetError, GvitError
+from ...schemas.files import read_file
 from ...schemas.manifest import MANIFEST_NAME
 from .remote import open_remote
 from .transfer import pull
@@ -59,6 +60,6 @@ def _is_current(folder: Path, sums: bytes) -> bool:
     if not (folder / MANIFEST_NAME).exists():
         return False
     try:
-        return (folder / SUMS_NAME).read_bytes() == sums
-    except OSError:
+        return read_file(folder / SUMS_NAME) == sums
+    except DatasetError:
         return False

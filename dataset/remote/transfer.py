@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from ...schemas.checksums import (
     PRIVATE,
@@ -23,7 +26,7 @@ from ...schemas.checksums import (
     read_checksums,
 )
 from ...schemas.errors import DatasetError, GvitError
-from ...schemas.files import inside
+from ...schemas.files import inside, refuse_links
 from ...schemas.manifest import MANIFEST_NAME, read_manifest
 from ..commit import atomic_write, flush_file, ignore
 from .remote import Difference, Remote, open_remote
@@ -90,6 +93,7 @@ def push(dst: Path, url: str, *, dry_run: bool = False, moved: Callable[[int], N
 def _local_checksums(dst: Path) -> dict[str, str]:
     manifest = read_manifest(dst)
     sums = read_checksums(dst)
+    refuse_links(dst, [*sums, SUMS_NAME])
     if set(sums) != set(files_of(dst, manifest)):
         raise DatasetError(
             f"{dst / SUMS_NAME} does not list the files that are there: run gvit verify {dst}, "
@@ -174,22 +178,46 @@ def pull(url: str, dst: Path, *, dry_run: bool = False, moved: Callable[[int], N
         raise DatasetError(
             f"{remote.url} holds no complete dataset: give another URL, or let its push or encode end"
         )
-    _require_ours(dst)
-    plan = difference(sums, _hashes_of(dst))
-    size = sum(remote.size(name) for name in plan.changed)
-    if dry_run or not (plan.changed or plan.obsolete or not (dst / SUMS_NAME).exists()):
-        return Transfer(len(sums) + 1, plan.changed, plan.obsolete, size)
+    _require_ours(dst, sums)
+    if dry_run:
+        return _planned(remote, dst, sums)[1]
     try:
-        _Download(remote, dst, sums, moved).run(plan)
+        with _alone_in(dst):
+            plan, transfer = _planned(remote, dst, sums)
+            if plan.changed or plan.obsolete or not (dst / SUMS_NAME).exists():
+                _Download(remote, dst, sums, moved).run(plan)
     except OSError as error:
         raise GvitError(
             f"{dst} cannot be written ({error.strerror or error}): free some space, then pull again"
         ) from error
-    return Transfer(len(sums) + 1, plan.changed, plan.obsolete, size)
+    return transfer
 
 
-def _require_ours(dst: Path) -> None:
-    """Check that nothing is lost when the dataset in a folder is replaced."""
+def _planned(remote: Remote, dst: Path, sums: Mapping[str, str]) -> tuple[Difference, Transfer]:
+    plan = difference(sums, _hashes_of(dst))
+    size = sum(remote.size(name) for name in plan.changed)
+    return plan, Transfer(len(sums) + 1, plan.changed, plan.obsolete, size)
+
+
+@contextmanager
+def _alone_in(dst: Path) -> Generator[None]:
+    """Keep other pulls out of a folder; the lock ends with its process.
+
+    Raises:
+        GvitError: One is at work there.
+    """
+    (dst / PRIVATE).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(dst / PRIVATE / "pull.lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise GvitError(
+            f"another gvit pull copies into {dst}: let it finish, or choose another folder"
+        ) from error
+
+
+def _require_ours(dst: Path, sums: Mapping[str, str]) -> None:
+    """Check that nothing is lost when the dataset in a folder is replaced, nor anything outside of it."""
     if dst.exists() and not dst.is_dir():
         raise GvitError(f"{dst} is not a folder; choose another")
     if (dst / PRIVATE / "run.json").exists():
@@ -199,6 +227,7 @@ def _require_ours(dst: Path) -> None:
         raise GvitError(
             f"{dst} holds {sorted(others)[0]}, which is no part of a dataset; choose another folder"
         )
+    refuse_links(dst, [*sums, SUMS_NAME, f"{PRIVATE}/pull", f"{PRIVATE}/pull.lock"])
 
 
 def _belongs(path: Path) -> bool:

@@ -18,6 +18,7 @@ import zarr
 
 from ...schemas.checksums import PRIVATE, ZARR_NAME
 from ...schemas.errors import DatasetError
+from ...schemas.files import refuse_links
 from ..commit import flush_file, flush_folder
 from .arrays import METADATA, OBJECT_ROWS, group_metadata
 from .sets import arrays_of, open_zarr
@@ -48,6 +49,7 @@ def convert_to_zarr(dataset: Dataset, dst: Path) -> None:
         DatasetError: the dataset is damaged.
         OSError: it could not be written.
     """
+    refuse_links(dst, [ZARR_NAME])
     made = dst / PRIVATE / f"{ZARR_NAME}.tmp"
     shutil.rmtree(made, ignore_errors=True)
     _write(dataset, made)

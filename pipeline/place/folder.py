@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from ...dataset.commit import atomic_write, commit_shard, sweep_temporaries, write_manifest
 from ...schemas.checksums import PRIVATE
-from ...schemas.errors import GvitError
+from ...schemas.errors import DatasetError, GvitError
+from ...schemas.files import open_regular
 from ...schemas.manifest import MANIFEST_NAME
 from .place import Place
 
@@ -120,10 +121,14 @@ class Folder(Place):
 
     def read(self, name: str, *, certain: bool = False) -> bytes | None:
         try:
-            return (self.path / name).read_bytes()
-        except OSError as error:
-            if certain and error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                raise GvitError(f"{self.path / name} cannot be read ({error.strerror}); try again") from error
+            with open_regular(self.path / name) as file:
+                return file.read()
+        except (OSError, DatasetError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            number = cause.errno if isinstance(cause, OSError) else None
+            if certain and number not in (errno.ENOENT, errno.ENOTDIR):
+                why = os.strerror(number) if number else "it is no regular file"
+                raise GvitError(f"{self.path / name} cannot be read ({why}); try again") from error
             return None
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
