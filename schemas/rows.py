@@ -50,6 +50,7 @@ MAX_PSNR = 100.0
 
 MAX_EXPANSION = 256  # how many times its own size a Parquet file may claim to decompress to
 EXPANSION_FLOOR = 1 << 20  # ... which no small file needs to be asked
+BATCH_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +141,45 @@ def parse_rows(data: bytes, path: Path | str) -> pa.Table:
             raise DatasetError(f"{path}: claims {claimed} bytes of rows in a file of {len(data)} bytes")
         if not file.schema_arrow.equals(ROW_SCHEMA):
             raise DatasetError(f"{path}: has other columns than {', '.join(ROW_SCHEMA.names)}")
-        table = file.read()
+        if file.metadata.num_rows > EXPANSION_FLOOR + len(data):
+            raise DatasetError(f"{path}: claims {file.metadata.num_rows} rows in {len(data)} bytes")
+        table = _read_within(EXPANSION_FLOOR + MAX_EXPANSION * len(data), data, _kept_once(file), path)
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DatasetError(f"{path}: is no readable Parquet file ({reason})") from error
     return table
+
+
+def _kept_once(file: pq.ParquetFile) -> list[str]:
+    """Return the columns in which a text may stand once for many rows."""
+    groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+    columns = (group.column(i) for group in groups for i in range(group.num_columns))
+    kept = {column.path_in_schema for column in columns if any("DICT" in e for e in column.encodings)}
+    return [field.name for field in ROW_SCHEMA if field.type == pa.string() and field.name in kept]
+
+
+def _read_within(budget: int, data: bytes, texts: list[str], path: Path | str) -> pa.Table:
+    """Read rows batch by batch; what a file holds once for many rows is counted before each has its own."""
+    file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts or None)
+    batches: list[pa.RecordBatch] = []
+    used = 0
+    for batch in file.iter_batches(batch_size=BATCH_ROWS):
+        used += sum(_decoded_bytes(batch[name]) for name in batch.schema.names)
+        if used > budget:
+            raise DatasetError(f"{path}: its {len(data)} bytes would take more than {budget} bytes to read")
+        batches.append(batch.cast(ROW_SCHEMA))
+    return pa.Table.from_batches(batches, schema=ROW_SCHEMA)
+
+
+def _decoded_bytes(column: pa.Array) -> int:
+    """Return the bytes of a column of a batch once each row has its own text."""
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type):
+        return column.nbytes
+    lengths = pc.binary_length(column.dictionary)
+    return 4 * len(column) + (pc.sum(lengths.take(column.indices)).as_py() or 0)
 
 
 def check_rows(

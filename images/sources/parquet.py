@@ -32,6 +32,7 @@ MAX_ROW_GROUP_BYTES = 2**29
 
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
 _DIGITS = 8
+_BATCH_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +119,13 @@ class _Table:
 
 
 @contextmanager
-def _opened(path: Path) -> Generator[pq.ParquetFile]:
+def _opened(path: Path, *texts: str) -> Generator[pq.ParquetFile]:
+    """Open a file; columns of `texts` are read as each text once and where it stands."""
     try:
-        with open_regular(path) as handle, pq.ParquetFile(handle, pre_buffer=False) as file:
+        with (
+            open_regular(path) as handle,
+            pq.ParquetFile(handle, pre_buffer=False, read_dictionary=list(texts) or None) as file,
+        ):
             _check_rows(path, file, os.fstat(handle.fileno()).st_size)
             yield file
     except DatasetError as error:
@@ -189,8 +194,19 @@ def _read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int | st
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise GvitError(f"{path}: the column {column} holds {kind}; labels are whole numbers or text")
-    labels = file.read(columns=[column], use_threads=False).column(column).to_pylist()
+    labels: list[int | str | None] = []
+    with _opened(path, *([] if pa.types.is_integer(kind) else [column])) as file:
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[column], use_threads=False):
+            labels += _shared_values(batch[column])
     return [None if label == -1 else label for label in labels]
+
+
+def _shared_values(column: pa.Array) -> list[int | str | None]:
+    """Return the values of a column; rows of a dictionary's entry share one, however many they are."""
+    if not pa.types.is_dictionary(column.type):
+        return column.to_pylist()
+    values = column.dictionary.to_pylist()
+    return [None if index is None else values[index] for index in column.indices.to_pylist()]
 
 
 def _feature_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:

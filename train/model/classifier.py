@@ -33,9 +33,9 @@ class ModelConfig:
     Attributes:
         name: A Vision Transformer of timm, such as vit_base_patch16_224 (of those, the names that begin with
             vit_ can take sets); its patch size plays no part.
-        depth: Blocks, at least 1; None takes the named model's.
+        depth: Blocks, 1 to 1024; None takes the named model's.
         width: Channels, a multiple of four times the heads; None takes the named model's.
-        heads: Attention heads, at least 1; None takes the named model's.
+        heads: Attention heads, 1 to 1024; None takes the named model's.
         rope: Rotate queries and keys by the continuous position of their Gaussians.
         drop_path: Highest probability of skipping a block, 0 to below 1; grows linearly from 0 with depth.
         tokens: The features of a Gaussian.
@@ -45,9 +45,9 @@ class ModelConfig:
     """
 
     name: str = "vit_small_patch16_224"
-    depth: Annotated[int | None, Range(1)] = None
-    width: Annotated[int | None, Range(1)] = None
-    heads: Annotated[int | None, Range(1)] = None
+    depth: Annotated[int | None, Range(1, 1024)] = None
+    width: Annotated[int | None, Range(1, 65536)] = None
+    heads: Annotated[int | None, Range(1, 1024)] = None
     rope: bool = False
     drop_path: Annotated[float, Range(0.0, 1.0, below=True)] = 0.0
     tokens: TokenConfig = field(default_factory=TokenConfig)

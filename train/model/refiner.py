@@ -35,9 +35,9 @@ class RefinerConfig:
         GvitError: A value is out of range.
     """
 
-    width: Annotated[int, Range(1)] = 64
-    heads: Annotated[int, Range(1)] = 4
-    depth: Annotated[int, Range(1)] = 1
+    width: Annotated[int, Range(1, 65536)] = 64
+    heads: Annotated[int, Range(1, 1024)] = 4
+    depth: Annotated[int, Range(1, 1024)] = 1
     reach: Annotated[float, Range(0.0, 4.0, above=True)] = 1.0
     tokens: TokenConfig = field(default_factory=lambda: TokenConfig(octaves=4, depth_rank=False))
 

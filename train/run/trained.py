@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -13,7 +13,8 @@ import torch
 
 from ...dataset.reader import open_dataset
 from ...fitting.config import FIT_VERSION, FitConfig
-from ...images.decode import DecodeError, decode_image, read_image
+from ...images.decode import Decoded
+from ...images.decode_pool import DecodePool
 from ...rendering.cores import usable_cores
 from ...schemas.encoding import decode
 from ...schemas.errors import GvitError
@@ -23,7 +24,7 @@ from ..data.check import check_sets
 from ..data.loader import SetLoader
 from ..data.overlap import Overlap, overlap_of, read_trained_on
 from ..data.split import check_kind, evaluation_split
-from ..model.classifier import build_model
+from ..model.classifier import SetClassifier, build_model
 from ..model.evaluate import Classify, Evaluation, classifier_of, evaluate
 from ..model.tokens import FIELD_FEATURES
 from ..ranks import joined_ranks, pick_device
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from ..ranks import Ranks
 
 __all__ = ["Prediction", "TrainedModel", "evaluate_checkpoint", "load_model", "predict"]
+
+_MAX_DECODERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +86,27 @@ def load_model(path: Path, device: torch.device) -> TrainedModel:
     about = checkpoint.about
     data, smallest = about.data, min_scale(about.data.size)
     nothing = torch.zeros(FIELD_FEATURES)  # the statistics come with the weights
-    model = build_model(
-        about.model, len(data.classes), (nothing, nothing), refiner=about.refiner, min_scale=smallest
-    )
-    try:
-        model.load_state_dict(dict[str, "Tensor"](checkpoint.weights))
-    except RuntimeError as error:
-        raise GvitError(f"the checkpoint in {path} is of another model or version of gvit") from error
+
+    def build() -> SetClassifier:
+        statistics = (nothing, nothing)
+        return build_model(
+            about.model, len(data.classes), statistics, refiner=about.refiner, min_scale=smallest
+        )
+
+    with torch.device("meta"):  # a shape, and no memory: what a config claims may be of any size
+        claimed = _shapes(build().state_dict())
+    if claimed != _shapes(checkpoint.weights):
+        raise GvitError(f"the checkpoint in {path} is of another model or version of gvit")
+    model = build()
+    model.load_state_dict(dict[str, "Tensor"](checkpoint.weights))
     view = evaluation_view(about.augment, smallest)
     return TrainedModel(
         classify=classifier_of(model.to(device), torch.float32, view), about=about, device=device
     )
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in weights.items()}
 
 
 def evaluate_checkpoint(
@@ -184,6 +197,17 @@ def predict(run: Path, images: Sequence[Path], *, device: str = "auto", top: int
     ]
 
 
+def _decode(images: Sequence[Path], size: int, crop: Crop) -> list[Decoded]:
+    """Decode images as an encode does: in processes that an image can break, and with its limits."""
+    decoded: list[Decoded] = []
+    with DecodePool(min(usable_cores(), len(images), _MAX_DECODERS), size, crop) as pool:
+        for image, outcome in zip(images, pool.prefetch(images), strict=True):
+            if not isinstance(outcome, Decoded):
+                raise GvitError(f"{image} cannot be read: {outcome.reason}")
+            decoded.append(outcome)
+    return decoded
+
+
 def _fit(
     model: TrainedModel, images: Sequence[Path]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]]:
@@ -197,12 +221,7 @@ def _fit(
             f"the model was trained on sets of fit version {made.fit_version} and this gvit fits version "
             f"{FIT_VERSION}: predict with the gvit that encoded them"
         )
-    decoded = []
-    for image in images:
-        try:
-            decoded.append(decode_image(read_image(image), data.size, cast("Crop", made.crop)))
-        except DecodeError as error:
-            raise GvitError(f"{image} cannot be read: {error}") from error
+    decoded = _decode(images, data.size, cast("Crop", made.crop))
     config = FitConfig(
         num_gaussians=data.gaussians, size=data.size, preset=made.preset, steps=made.steps, seed=made.seed
     )
