@@ -283,7 +283,7 @@ def _tell_estimate(found: Estimate) -> None:
         "unknown: no probed image can be fitted" if found.seconds is None else plain_duration(found.seconds)
     )
     say(f"{found.images} images in {found.shards} shards, {found.ignored} other files passed over")
-    say(f"about {found.bytes / 1e6:.1f} MB and {probed}; nothing was written")
+    say(f"about {found.bytes / 1e6:.1f} MB and {probed} on this machine alone; nothing was written")
 
 
 def _number(option: str, text: str) -> int | None:

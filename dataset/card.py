@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..schemas.manifest import FitInfo, Manifest
     from .reader import Dataset
 
-__all__ = ["About", "dataset_card", "encode_command", "kept_of"]
+__all__ = ["About", "dataset_card", "encode_command", "kept_of", "steps_of"]
 
 GENERIC_TITLE = "Images as sets of 2D Gaussians"
 """The title of a card of a dataset without a name."""
@@ -71,6 +71,7 @@ def dataset_card(dataset: Dataset, about: About | None = None) -> str:
         gaussians=manifest.gaussians,
         size=manifest.size,
         fit=manifest.fit,
+        steps=steps_of(manifest.fit),
         origin=f"\nThe images are from {about.origin}.\n" if about.origin else "",
         sheet=f"\n![Renderings of some of the sets]({about.sheet})\n" if about.sheet else "",
         quality=_quality(dataset),
@@ -91,7 +92,13 @@ def encode_command(gaussians: int, size: int, fit: FitInfo, encoding: str) -> st
     return (
         f"gvit encode SRC DST --num-gaussians {gaussians} --size {size} "
         f"--preset {fit.preset} --seed {fit.seed} --crop {fit.crop} --store {encoding}"
+        + ("" if fit.target_psnr is None else f" --target-psnr {fit.target_psnr:g}")
     )
+
+
+def steps_of(fit: FitInfo) -> str:
+    """Say with how many steps sets were fitted, or after how many at the latest."""
+    return f"{fit.steps}" if fit.target_psnr is None else f"to {fit.target_psnr:g} dB, at most {fit.steps}"
 
 
 def kept_of(card: bytes | None) -> tuple[str | None, str]:

@@ -136,6 +136,7 @@ class Fitter:
         self.threads = threads
         self.stages = schedule(config)
         self._local = threading.local()
+        self._pool = ThreadPoolExecutor(threads)  # kept: its threads keep their workspaces, and end with it
         self._on_gpu: GpuFit | None = None
 
     def fit(self, targets: npt.NDArray[np.uint8], keys: Sequence[str]) -> FitResult:
@@ -150,8 +151,7 @@ class Fitter:
         if self.threads == 1 or len(keys) == 1:
             fitted = [self._fit_one(*image) for image in zip(targets, keys, strict=True)]
         else:
-            with ThreadPoolExecutor(min(self.threads, len(keys))) as pool:
-                fitted = list(pool.map(self._fit_one, targets, keys))
+            fitted = list(self._pool.map(self._fit_one, targets, keys))
         stored, quality, errors, cost = zip(*fitted, strict=True)
         return FitResult(np.stack(stored), np.array(quality), list(errors), np.array(cost))
 

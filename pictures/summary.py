@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from ..dataset.card import steps_of
 from ..dataset.class_names import read_class_names
 from ..schemas.checksums import ZARR_NAME, files_of
 from ..schemas.text import printable
@@ -86,7 +87,7 @@ def _facts(dataset: Dataset) -> Iterator[tuple[str, str]]:
     yield "storage", _storage(dataset)
     yield (
         "fit",
-        f"{fit.preset}, {fit.steps} steps, seed {fit.seed}, crop {fit.crop}, version {fit.fit_version}",
+        f"{fit.preset}, {steps_of(fit)} steps, seed {fit.seed}, crop {fit.crop}, version {fit.fit_version}",
     )
     if manifest.label_informed:
         yield "labels", "had a part in the sets: do not evaluate on them"

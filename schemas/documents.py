@@ -79,15 +79,22 @@ _MISSING = re.compile(r"Object missing required field `(?P<name>.+)`")
 def to_json(value: Any) -> bytes:  # noqa: ANN401
     """Return a dataclass as UTF-8 JSON: its fields in their order, ``indent=1``, a newline at the end.
 
-    A field of the outermost object that is ``OPTIONAL`` is left out where it is None.
+    A field that is ``OPTIONAL`` is left out where it is None, of the outermost object and of those in it.
     """
     document = asdict(value)
-    for field in fields(value):
-        if OPTIONAL in field.metadata and document[field.name] is None:
-            del document[field.name]
+    _leave_out(value, document)
     with suppress(UnicodeEncodeError):  # of a path that is no text
         return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
     return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _leave_out(value: Any, document: dict[str, Any]) -> None:  # noqa: ANN401
+    for field in fields(value):
+        inner = getattr(value, field.name)
+        if OPTIONAL in field.metadata and inner is None:
+            del document[field.name]
+        elif is_dataclass(inner):
+            _leave_out(inner, document[field.name])
 
 
 @dataclass(frozen=True, slots=True)

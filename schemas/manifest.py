@@ -61,13 +61,17 @@ def _require(holds: bool, sentence: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FitInfo:
-    """How the sets were fitted: all that decides the result besides the images."""
+    """How the sets were fitted: all that decides the result besides the images.
+
+    Where there was a `target_psnr` in dB, the fit of an image ended there, after `steps` at the latest.
+    """
 
     preset: Word
     steps: Count
     seed: Integer
     crop: Word
     fit_version: Integer
+    target_psnr: float | None = field(default=None, metadata={OPTIONAL: True})
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,13 +155,17 @@ def special(name, kind, **fields):
         (("1.cls", b"1" * 40), r"a label is a whole number"),
         (("1.cls", b"999999999999"), r"a label is 999999999999"),
         (("ok.png", IMAGE), r"holds 'ok\.png' twice"),
-        ((b"\xff.png".decode("utf-8", "surrogateescape"), IMAGE), r"is not valid UTF-8"),
     ],
 )
 def test_a_hostile_or_broken_member_is_refused_by_name(tar, member, sentence):
     members = [("ok.png", IMAGE), member]
     with pytest.raises(GvitError, match=sentence):
         scan(*members, ("9.png", IMAGE), ("1.png", IMAGE), path=tar, form=tarfile.GNU_FORMAT)
+
+
+def test_a_member_whose_name_is_no_text_is_read_all_the_same(tar):
+    listing = scan((b"\xff.png".decode("utf-8", "surrogateescape"), IMAGE), ("1.png", IMAGE), path=tar)
+    assert sources(listing) == ["a.tar/1.png", "a.tar/\\xff.png"]
 
 
 def test_links_and_devices_that_are_no_images_are_passed_over(tar):

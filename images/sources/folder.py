@@ -22,6 +22,7 @@ from .source import (
     Entry,
     Listing,
     Source,
+    as_text,
     is_image_name,
     make_keys,
 )
@@ -61,11 +62,11 @@ class FolderSource(Source):
         _check_folder(self.root)
         found = list(walk(self.root))
         images = [name for name in found if is_image_name(name)]
-        sources = sorted(map(_as_text, images))
+        sources = sorted(map(as_text, images))
         if not sources:
             raise GvitError(f"{self.root} holds no image; known are files that end with {_known_suffixes()}")
         listing = _understand(sources, self.labels, ignored=len(found) - len(sources))
-        nameless = {_as_text(name) for name in images} - set(images)
+        nameless = {as_text(name) for name in images} - set(images)
         if not nameless:
             return listing
         entries = (replace(e, place=_NAMELESS) if e.source in nameless else e for e in listing.entries)
@@ -82,11 +83,6 @@ class FolderSource(Source):
 
 _NAMELESS = (0,)
 """The place of an entry whose file has a name that is no text."""
-
-
-def _as_text(name: str) -> str:
-    r"""Return the name of a file as text: bytes that are none stand as `\xff`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _known_suffixes() -> str:

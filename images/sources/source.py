@@ -26,6 +26,7 @@ __all__ = [
     "Listing",
     "SharedFiles",
     "Source",
+    "as_text",
     "check_unicode",
     "is_image_name",
     "make_keys",
@@ -154,6 +155,11 @@ def check_unicode(sources: Iterable[str]) -> None:
         except UnicodeEncodeError as error:
             raw = os.fsencode(source)
             raise GvitError(f"the file name {raw!r} is not valid UTF-8; rename the file") from error
+
+
+def as_text(name: str) -> str:
+    r"""Return the name of a file as text: bytes that are none stand as `\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def is_image_name(source: str) -> bool:

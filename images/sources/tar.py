@@ -19,7 +19,7 @@ from .source import (
     Entry,
     Listing,
     SharedFiles,
-    check_unicode,
+    as_text,
     is_image_name,
     make_keys,
     numbered_classes,
@@ -51,7 +51,7 @@ class TarSource(SharedFiles):
         """
         contents = [_read_tar(self.root / file) for file in self.files]
         found = [
-            (f"{file}/{image.name}", number, image)
+            (as_text(f"{file}/{image.name}"), number, image)
             for number, (file, content) in enumerate(zip(self.files, contents, strict=True))
             for image in content.images
         ]
@@ -61,7 +61,6 @@ class TarSource(SharedFiles):
                 f"{', '.join(f'.{suffix}' for suffix in sorted(IMAGE_SUFFIXES))}"
             )
         found.sort(key=lambda item: item[0])
-        check_unicode(source for source, _, _ in found)
         classes = numbered_classes(max(image.label for _, _, image in found))
         splits = [split_of(file) for file in self.files]
         entries = tuple(

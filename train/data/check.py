@@ -41,15 +41,14 @@ def check_sets(dataset: Dataset, *, rank: int = 0, world_size: int = 1) -> float
     shards = [shard for shard, places in dataset.by_shard() if (places >= 0).any()][rank::world_size]
     files = list(_files(dataset, shards, rank, world_size))
     with ThreadPoolExecutor(max(1, usable_cores())) as pool:
-        hashed = pool.map(lambda pair: hash_file(dataset.path / pair[0]), files)
+        hashed = pool.map(hash_file, [dataset.path / name for name, _ in files])
         for (name, sha256), found in zip(files, hashed, strict=True):
             if found != sha256:
                 raise DatasetError(
                     f"{dataset.path / name} is damaged, or not what it was (its SHA-256 is not the recorded "
                     f"one): fetch it again; gvit verify {dataset.path} --deep says more"
                 )
-        for _ in pool.map(lambda shard: _check_ranges(dataset, shard), shards):
-            pass
+        list(pool.map(_check_ranges, [dataset] * len(shards), shards))
     return time.perf_counter() - began
 
 

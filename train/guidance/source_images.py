@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from ...images.originals import Masks, Originals
+from ...rendering.cores import usable_cores
 from ...schemas.errors import GvitError
 from ...schemas.rows import Row, table_to_rows
 from .shared_tensor import shared_tensor
@@ -144,7 +144,7 @@ def read_all(
             if found is not None:
                 whole[number] = found
 
-        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks.world)) as pool:
+        with ThreadPoolExecutor(max(1, usable_cores() // ranks.world)) as pool:
             for _ in pool.map(place, range(ranks.rank, len(rows), ranks.world)):
                 pass
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ...dataset.card import encode_command
+from ...dataset.card import encode_command, steps_of
 from ...dataset.class_names import read_class_names
 from ...dataset.commit import atomic_write
 from ...dataset.markdown import (
@@ -204,6 +204,7 @@ def model_card(config: SharedAbout, weights: int, about: ModelAbout, *, drawn: b
         accuracy=_accuracy(config, drawn=drawn),
         size=data.size,
         fit=data.fit,
+        steps=steps_of(data.fit),
         encoding=escaped(data.encoding),
         command=encode_command(data.gaussians, data.size, data.fit, data.encoding),
         train=data.train,

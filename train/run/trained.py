@@ -223,7 +223,12 @@ def _fit(
         )
     decoded = _decode(images, data.size, cast("Crop", made.crop))
     config = FitConfig(
-        num_gaussians=data.gaussians, size=data.size, preset=made.preset, steps=made.steps, seed=made.seed
+        num_gaussians=data.gaussians,
+        size=data.size,
+        preset=made.preset,
+        steps=made.steps,
+        seed=made.seed,
+        target_psnr=made.target_psnr,
     )
     fitter = Fitter(config, data.encoding, usable_cores(), "cpu")
     result = fitter.fit(np.stack([item.pixels for item in decoded]), [image.stem for image in images])
