@@ -87,7 +87,7 @@ class RunConfig:
         log_every: Steps between two lines of metrics.jsonl, 1 or more; None about ten lines an epoch.
         evaluate_every: Epochs between two evaluations, 1 or more; the last is always evaluated.
         checkpoint_minutes: Minutes between two checkpoints within an epoch, above 0.
-        keep: Checkpoints that are kept beside the best, 1 or more.
+        keep: Checkpoints that are kept beside the best, 1 or more; of two, one may be damaged.
         resume: "auto" goes on from the last checkpoint of `out`, "never" wants a fresh folder.
         tensorboard: Also log for TensorBoard, where it is installed.
     """
@@ -99,7 +99,7 @@ class RunConfig:
     log_every: Annotated[int | None, Range(1)] = None
     evaluate_every: Annotated[int, Range(1)] = 1
     checkpoint_minutes: Annotated[float, Range(0.0, above=True)] = 10.0
-    keep: Annotated[int, Range(1)] = 1
+    keep: Annotated[int, Range(1)] = 2
     resume: Annotated[str, Choice(("auto", "never"))] = "auto"
     tensorboard: bool = True
 
