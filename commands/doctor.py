@@ -43,7 +43,10 @@ def doctor_command(
 
     say("looking at this machine ...", err=True)  # compiling the kernels takes seconds
     facts = inspect_machine(destination)
-    tell("\n".join(_lines(facts, destination)), facts, as_json=as_json)
+    *lines, last = _lines(facts, destination)
+    for line in lines:
+        say(line, err=as_json)
+    tell(last, facts, as_json=as_json)
 
 
 def _prove(only: list[str] | None, images: Path | None, output: Path | None, *, as_json: bool) -> None:
@@ -52,7 +55,11 @@ def _prove(only: list[str] | None, images: Path | None, output: Path | None, *, 
     require("bench", "torch", "numba")
     from ..benchmarks.gpu import run_steps
 
-    results = run_steps(only or (), images, output, say=lambda line: say(line, err=as_json))
+    def say_lines(text: str) -> None:
+        for line in text.splitlines() or [""]:
+            say(line, err=as_json)
+
+    results = run_steps(only or (), images, output, say=say_lines)
     if as_json:
         tell("", {"steps": results}, as_json=True)
     if any(result["problem"] for result in results):

@@ -18,6 +18,7 @@ from ..images.reading import read_reference
 from ..schemas.checksums import PRIVATE
 from ..schemas.documents import Count, Integer, from_json, to_json
 from ..schemas.errors import DatasetError, GvitError
+from .place.place import SEEN
 
 if TYPE_CHECKING:
     from ..images.sources.source import Entry, Source
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from .plan import ShardPlan
 
 __all__ = ["Seen", "changed_entries", "read_seen", "write_seen"]
-
-FOLDER = "seen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,4 +110,4 @@ def _read(source: Source, entry: Entry) -> bytes | None:
 
 
 def _name(shard: str) -> str:
-    return f"{PRIVATE}/{FOLDER}/{shard}.json"
+    return f"{PRIVATE}/{SEEN}/{shard}.json"

@@ -233,7 +233,7 @@ def test_an_image_that_kills_its_decoder_is_named_without_a_worker_dying(head, t
 
     summary = ray_encode(root, tmp_path / "dst", workers=1, fitter_factory=factory)
     assert (summary.images, summary.failed) == (9, 1)
-    assert summary.failures == (("a/poison.png", "the decoder crashed"),)
+    assert summary.failures == (("a/poison.png", "crash: the decoder crashed"),)
     assert not (tmp_path / "dst" / ".gvit" / "logs" / "worker-001.log").exists()
 
 

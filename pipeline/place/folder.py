@@ -19,7 +19,7 @@ from ...schemas.checksums import PRIVATE
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import open_regular
 from ...schemas.manifest import MANIFEST_NAME
-from .place import Place
+from .place import SEEN, Place
 
 if TYPE_CHECKING:
     from ...schemas.manifest import DoneMark, Manifest
@@ -174,8 +174,8 @@ class Folder(Place):
     # ------------------------------------------------------------ the dataset
 
     def sweep(self, token: str) -> None:  # noqa: ARG002
-        sweep_temporaries(self.path)
-        sweep_temporaries(self.local)
+        for folder in (self.path, self.local, self.local / SEEN):
+            sweep_temporaries(folder)
 
     def commit(
         self,

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from ...schemas.rows import Row
     from ...schemas.shards import BlockArrays
 
-__all__ = ["Place"]
+__all__ = ["SEEN", "Place"]
+
+SEEN = "seen"
+"""The private folder of what the files of a source were when they were read."""
 
 
 class Place(ABC):

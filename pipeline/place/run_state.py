@@ -12,6 +12,7 @@ from ...schemas.checksums import PRIVATE, SUMS_NAME, ZARR_NAME, is_dataset_file
 from ...schemas.documents import Integer, from_json, to_json
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.manifest import MANIFEST_NAME
+from .place import SEEN
 
 if TYPE_CHECKING:
     from .place import Place
@@ -146,7 +147,7 @@ def _shown(value: object) -> str:
 
 _ON_ITS_WAY = re.compile(r"\.(.+)\.[^.]+\.tmp")
 _OF_A_RUN = ("progress.json", "events.jsonl")
-_FOLDERS_OF_A_RUN = ("journal", "seen", "workers", "logs", "pull", f"{ZARR_NAME}.tmp")
+_FOLDERS_OF_A_RUN = ("journal", SEEN, "workers", "logs", "pull", f"{ZARR_NAME}.tmp")
 
 
 @dataclass(frozen=True, slots=True)
