@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -405,3 +405,30 @@ def test_a_source_is_there_while_anything_is_in_it(tmp_path):
     assert not FolderSource(tmp_path).is_there()
     (tmp_path / "x").touch()
     assert FolderSource(tmp_path).is_there()
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    changes=st.lists(
+        st.tuples(st.integers(0, 7), st.sampled_from(["repaint", "touch", "copy", "nothing"])), max_size=8
+    )
+)
+def test_exactly_the_images_whose_content_changed_are_found(tmp_path_factory, changes):
+    folder = tmp_path_factory.mktemp("changes")
+    root, dst = pictures(folder / "src", 8), folder / "dst"
+    fake.fake_encode(root, dst)
+    good = {path.name: path.read_bytes() for path in root.iterdir()}
+    for number, (i, change) in enumerate(changes):
+        path = root / f"{i:04d}.png"
+        if change == "repaint":
+            path.write_bytes(path.read_bytes() + bytes([number]))
+        elif change == "touch":
+            os.utime(path, (number, number))
+        elif change == "copy":
+            shutil.copy(path, folder / "aside")
+            (folder / "aside").rename(path)
+    changed = sum(path.read_bytes() != good[path.name] for path in root.iterdir())
+    assert fake.fake_encode(root, dst).changed == changed
+    assert fake.fake_encode(root, dst, refresh=True).changed == 0
+    fake.fake_encode(root, folder / "reference")
+    assert fake.files_of(dst) == fake.files_of(folder / "reference")

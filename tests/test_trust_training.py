@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_sets import write_dataset
@@ -204,3 +204,22 @@ def test_a_damaged_note_of_what_was_trained_on_is_a_sentence(shards, tmp_path, d
     with pytest.raises(GvitError, match="is damaged"):
         read_trained_on(tmp_path)
     assert read_trained_on(tmp_path / "a" / "b" / "c") is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_any_changed_bit_of_the_sets_is_found(tmp_path_factory, share, bit):
+    shards = tmp_path_factory.getbasetemp() / "bits"
+    if not shards.exists():
+        write_dataset(shards, {"train": 20})
+    tar = shards / "shard-000000.tar"
+    good = bytearray(tar.read_bytes())
+    bad = bytearray(good)
+    bad[int(len(bad) * share)] ^= 1 << bit
+    tar.write_bytes(bad)
+    try:
+        with pytest.raises(DatasetError):
+            check_sets(open_dataset(shards))
+    finally:
+        tar.write_bytes(good)
+    check_sets(open_dataset(shards))
