@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from .documents import KEY
 from .errors import DatasetError, GvitError
+from .parquet_pages import page_bytes
 
 __all__ = [
     "MAX_PSNR",
@@ -143,6 +144,8 @@ def parse_rows(data: bytes, path: Path | str) -> pa.Table:
             raise DatasetError(f"{path}: has other columns than {', '.join(ROW_SCHEMA.names)}")
         if file.metadata.num_rows > EXPANSION_FLOOR + len(data):
             raise DatasetError(f"{path}: claims {file.metadata.num_rows} rows in {len(data)} bytes")
+        if page_bytes(file.metadata, data) > EXPANSION_FLOOR + MAX_EXPANSION * len(data):
+            raise DatasetError(f"{path}: has pages that are much larger than its {len(data)} bytes can hold")
         table = _read_within(EXPANSION_FLOOR + MAX_EXPANSION * len(data), data, _kept_once(file), path)
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:

@@ -1,5 +1,6 @@
 """Nothing takes more memory than what is decoded may, whatever a file claims, and however small it is."""
 
+import contextlib
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ from gvit.dataset.reader import open_dataset
 from gvit.images.sources.parquet import ParquetSource
 from gvit.schemas import DatasetError, GvitError, read_manifest
 from gvit.schemas.manifest import read_done_mark
+from gvit.schemas.parquet_pages import page_bytes
 from gvit.schemas.rows import ROW_SCHEMA, parse_rows
 
 from .hostile import change_json, make_true
@@ -227,3 +229,64 @@ def test_predict_refuses_what_encode_refuses_and_stays_small(run, tmp_path):
         trained._decode([tmp_path / "large.png"], 16, "none")
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 200 * MEGABYTE
     assert json.loads((run / "checkpoints.json").read_text())["last"]
+
+
+def chunks_of(metadata):
+    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+    return [group.column(i) for group in groups for i in range(group.num_columns)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 400),
+    dictionary=st.booleans(),
+    version=st.sampled_from(["1.0", "2.0"]),
+    page=st.integers(16, 4096),
+    compression=st.sampled_from(["zstd", "snappy", "none"]),
+    statistics=st.booleans(),
+    checksums=st.booleans(),
+)
+def test_lengths_of_pages_add_up_to_what_the_footer_says_of_an_honest_file(
+    rows, dictionary, version, page, compression, statistics, checksums
+):
+    table = pa.table({"a": [f"{i % 7}-{i}" for i in range(rows)], "b": range(rows), "c": [None] * rows})
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        use_dictionary=dictionary,
+        data_page_version=version,
+        data_page_size=page,
+        compression=compression,
+        write_statistics=statistics,
+        write_page_checksum=checksums,
+        row_group_size=150,
+    )
+    data = sink.getvalue().to_pybytes()
+    metadata = pq.ParquetFile(pa.BufferReader(data)).metadata
+    headers = page_bytes(metadata, data)
+    claimed = sum(chunk.total_uncompressed_size for chunk in chunks_of(metadata))  # with the headers
+    assert 0 < headers <= claimed <= headers + 400 * (rows + 20)
+
+
+def test_a_page_that_is_larger_than_the_footer_says_is_refused_before_it_is_read():
+    """Zeros of one long text: the footer is made to lie, the page cannot."""
+    table = expanding_rows(2, 200 * MEGABYTE)
+    data = as_parquet(table)
+    assert len(data) < MEGABYTE // 4
+    before = pa.total_allocated_bytes()
+    with pytest.raises(DatasetError, match=r"claims|much larger"):
+        parse_rows(data, "x.parquet")
+    metadata = pq.ParquetFile(pa.BufferReader(data)).metadata
+    assert page_bytes(metadata, data) > 200 * MEGABYTE
+    assert pa.total_allocated_bytes() - before < MEGABYTE
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_damaged_headers_of_pages_end_in_a_sentence_or_in_rows(data):
+    whole = bytearray(as_parquet(expanding_rows(20, 10)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(4, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(DatasetError):
+        parse_rows(bytes(whole), "x.parquet")
