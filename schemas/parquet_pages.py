@@ -29,7 +29,9 @@ def page_bytes(metadata: pq.FileMetaData, data: bytes) -> int:
     for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
         for column in (group.column(i) for i in range(group.num_columns)):
             starts = (column.dictionary_page_offset, column.data_page_offset)
-            at = min(start for start in starts if start is not None and start > 0)
+            if column.total_compressed_size == 0:  # of no rows
+                continue
+            at = min((start for start in starts if start is not None and start > 0), default=-1)
             end = at + column.total_compressed_size
             if not 0 <= at <= end <= len(data):
                 raise ValueError("a column lies beyond the end of the file")

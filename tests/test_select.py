@@ -27,7 +27,7 @@ def path(tmp_path_factory):
     for i, label in enumerate(labels.tolist()):
         size = (10 + i, 40 - i)
         rows.append(Row(f"k{i}", "train", label, "abc"[label], f"{i}.png", *size, 20.0 + i, "ok", None,
-                        "shard-000000", i, f"{i:064x}"))  # fmt: skip
+                        "shard-000000", i, f"{i:064x}"[::-1]))  # fmt: skip
         if i % 7 == 0:
             rows.append(Row(f"bad{i}", "train", -1, None, f"bad{i}.png", None, None, None, "failed", "torn",
                             "shard-000000", None, None))  # fmt: skip

@@ -202,7 +202,10 @@ def test_a_contact_sheet_shows_originals_out_of_all_classes(gvit_view, world):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["dst", "cats/broken"], "cats/broken has no set, it could not be encoded: the file is not an image"),
+        (
+            ["dst", "cats/broken"],
+            "cats/broken has no set, it could not be encoded: image: the file is not an image",
+        ),
         (["dst", "birds/1"], "dst has no image 'birds/1'; its keys are like "),
         (["nowhere", "cats/1"], "nowhere is not a folder"),
         (["src", "cats/1"], "src holds no gvit dataset"),

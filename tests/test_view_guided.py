@@ -198,6 +198,9 @@ def test_a_checkpoint_without_what_guidance_saves_is_named_in_one_sentence(world
     shutil.copytree(world / "direct", tmp_path / "run")
     folder = CheckpointFolder(tmp_path / "run").last
     torch.save({"trainer": {}}, folder / "state.pt")
+    about = json.loads((folder / "about.json").read_text())
+    del about["files"]  # as gvit 0.1 wrote it
+    (folder / "about.json").write_text(json.dumps(about))
     with pytest.raises(GvitError, match="is of another version of gvit"):
         find_guided_set(tmp_path / "run", open_dataset(world / "split"), "train/1")
 
