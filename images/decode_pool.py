@@ -173,9 +173,7 @@ class DecodePool:
         except (EOFError, OSError, pickle.UnpicklingError):
             self._bury(worker, DecodeFailure("the decoder crashed", "crash"))
             return
-        if (
-            message == OUT_OF_MEMORY
-        ):  # what it held may be to blame, or would be counted against the next image
+        if message == OUT_OF_MEMORY:  # by what it still held, or would hold against the next image
             self._bury(worker, message)
         elif isinstance(message, (Decoded, DecodeFailure)):
             worker.finish(message)

@@ -186,7 +186,8 @@ class ShardEncoder:
         if unread:  # a disk that was away for a moment is no property of an image
             self._require_source()
             again = self._prefetch(tuple(batch[i] for i in unread)).result()
-            outcomes = [again[unread.index(i)] if i in unread else o for i, o in enumerate(outcomes)]
+            for i, outcome in zip(unread, again, strict=True):
+                outcomes[i] = outcome
             self._require_source()
         return outcomes
 

@@ -223,3 +223,13 @@ def test_any_changed_bit_of_the_sets_is_found(tmp_path_factory, share, bit):
     finally:
         tar.write_bytes(good)
     check_sets(open_dataset(shards))
+
+
+def test_parts_of_one_dataset_are_read_once(tmp_path, monkeypatch):
+    from gvit.train.data import check
+
+    shards = write_dataset(tmp_path / "d", {"train": 60})
+    data, read = open_data(shards), []
+    monkeypatch.setattr(check, "hash_file", lambda path: read.append(path) or hash_file(path))
+    check_sets(data.train, data.val)
+    assert read == [shards / "shard-000000.tar"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...dataset.zarr.sets import is_zarr_only
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["check_sets"]
 
 
-def check_sets(dataset: Dataset, *, rank: int = 0, world_size: int = 1) -> float:
-    """Read all files of sets that a dataset or a part of it uses, and check them.
+def check_sets(*parts: Dataset, rank: int = 0, world_size: int = 1) -> float:
+    """Read all files of sets that datasets, or parts of them, use, each once, and check them.
 
     Each rank of several looks at its own share of the shards.
 
@@ -38,27 +39,34 @@ def check_sets(dataset: Dataset, *, rank: int = 0, world_size: int = 1) -> float
             sentence names the file, and the key.
     """
     began = time.perf_counter()
-    shards = [shard for shard, places in dataset.by_shard() if (places >= 0).any()][rank::world_size]
-    files = list(_files(dataset, shards, rank, world_size))
+    used = {
+        part.path / shard.mark.name: (part, shard)
+        for part in parts
+        for shard, places in part.by_shard()
+        if (places >= 0).any()
+    }
+    mine = list(used.values())[rank::world_size]
+    files = sorted({file for part, shard in mine for file in _files(part, shard)})
     with ThreadPoolExecutor(max(1, usable_cores())) as pool:
-        hashed = pool.map(hash_file, [dataset.path / name for name, _ in files])
-        for (name, sha256), found in zip(files, hashed, strict=True):
+        hashed = pool.map(hash_file, [path for path, _ in files])
+        for (path, sha256), found in zip(files, hashed, strict=True):
             if found != sha256:
                 raise DatasetError(
-                    f"{dataset.path / name} is damaged, or not what it was (its SHA-256 is not the recorded "
-                    f"one): fetch it again; gvit verify {dataset.path} --deep says more"
+                    f"{path} is damaged, or not what it was (its SHA-256 is not the recorded one): "
+                    "fetch it again; gvit verify --deep says more"
                 )
-        list(pool.map(_check_ranges, [dataset] * len(shards), shards))
+        list(pool.map(_check_ranges, *zip(*mine, strict=True)) if mine else ())
     return time.perf_counter() - began
 
 
-def _files(dataset: Dataset, shards: list[Shard], rank: int, world_size: int) -> Iterator[tuple[str, str]]:
-    """Yield the files of these shards, each with the SHA-256 that it should have."""
+def _files(dataset: Dataset, shard: Shard) -> Iterator[tuple[Path, str]]:
+    """Yield the files that hold a shard's sets, each with the SHA-256 that it should have."""
     if not is_zarr_only(dataset.path, dataset.manifest):
-        yield from ((f"{shard.mark.name}.tar", shard.mark.tar.sha256) for shard in shards)
+        yield dataset.path / f"{shard.mark.name}.tar", shard.mark.tar.sha256
         return
-    sums = read_checksums(dataset.path)
-    yield from sorted((name, sums[name]) for name in sums if name.startswith(ZARR_NAME))[rank::world_size]
+    for name, sha256 in read_checksums(dataset.path).items():  # arrays are shared by all shards
+        if name.startswith(ZARR_NAME):
+            yield dataset.path / name, sha256
 
 
 def _check_ranges(dataset: Dataset, shard: Shard) -> None:

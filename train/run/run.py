@@ -98,10 +98,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainSummar
 
 def _check_data(data: TrainingData, ranks: Ranks, console: Console) -> None:
     """Look at all sets before anything is learned from them, and say how long it took where it was long."""
-    seconds = sum(
-        check_sets(part, rank=ranks.rank, world_size=ranks.world)
-        for part in dict.fromkeys((data.train, data.val))
-    )
+    seconds = check_sets(data.train, data.val, rank=ranks.rank, world_size=ranks.world)
     if ranks.leads and seconds > _WORTH_TELLING:
         size = sum(map(stored_bytes, (data.train, data.val))) / 1e9
         say_on(
