@@ -7,9 +7,11 @@ import torch
 from gvit.schemas import FitInfo, GvitError
 from gvit.train.data.augment import AugmentConfig
 from gvit.train.model.classifier import ModelConfig
+from gvit.train.model.evaluate import Scores
 from gvit.train.model.refiner import RefinerConfig
 from gvit.train.run import checkpoint as module
-from gvit.train.run.checkpoint import About, Checkpoint, CheckpointFolder, DataAbout, Scores, read_checkpoint
+from gvit.train.run.about import About, DataAbout
+from gvit.train.run.checkpoint import Checkpoint, CheckpointFolder, read_checkpoint
 
 
 def about(step):

@@ -32,16 +32,13 @@ from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import read_file
 from ..data.overlap import TRAINED_ON
 from ..settings import read_yaml
+from .about import MODEL_TYPE, About, SharedAbout, with_sums
 from .checkpoint import (
     CONFIG_NAME,
-    MODEL_TYPE,
     WEIGHTS_NAME,
-    About,
     Checkpoint,
-    SharedAbout,
     dump_weights,
     read_checkpoint,
-    with_sums,
 )
 from .resume import CONFIG_NAME as RUN_CONFIG_NAME
 

@@ -9,7 +9,8 @@ from ...schemas.documents import build
 from ...schemas.errors import GvitError
 from ..config import TrainConfig
 from ..settings import Settings, differences, plain, read_yaml
-from .checkpoint import Checkpoint, CheckpointFolder, DataAbout, newest_sound
+from .about import DataAbout
+from .checkpoint import Checkpoint, CheckpointFolder, newest_sound
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -28,7 +28,8 @@ from ..model.evaluate import Scores
 from ..model.tokens import measure_statistics
 from ..ranks import joined_ranks
 from ..settings import dump, plain
-from .checkpoint import About, Checkpoint, CheckpointFolder
+from .about import About
+from .checkpoint import Checkpoint, CheckpointFolder
 from .guided_sets import TunedSets, has_written, remember_written, tuning_of, write_tuned
 from .interruption import Interrupted, StopRequest, stoppable
 from .metrics import MetricLog, Standing, read_metrics, tensorboard_installed

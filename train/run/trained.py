@@ -28,7 +28,8 @@ from ..model.classifier import SetClassifier, build_model
 from ..model.evaluate import Classify, Evaluation, classifier_of, evaluate
 from ..model.tokens import FIELD_FEATURES
 from ..ranks import joined_ranks, pick_device
-from .checkpoint import About, SharedAbout, read_checkpoint
+from .about import About, SharedAbout
+from .checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
