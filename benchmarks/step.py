@@ -1,7 +1,8 @@
 """One update of this trainer against one of the same Vision Transformer on pixels, in the same run.
 
 Same tokens, width, depth and precision, random tensors, float32 weights, AdamW and clipping on both sides;
-ours includes loading, augmentation and features. With guidance, updates without it are timed beside them.
+ours includes loading, augmentation and features. Updates without the stem are timed beside those with it, and
+so are updates without guidance where there is some.
 Updates are interleaved, and the medians compared. The sets have Gaussians as wide as those of fitted ones.
 """
 
@@ -54,6 +55,8 @@ def run(
     steps: int = 12,
     augment: bool = True,
     guidance: str = "none",
+    stem: str = "splat",
+    stem_side: int = 56,
 ) -> dict[str, Any]:
     """Time updates of both.
 
@@ -68,18 +71,21 @@ def run(
         steps: Timed updates of each.
         augment: Whether ours augments (flip and small affine maps, which make masks).
         guidance: Of ours: "none", "refine" or "direct", at its defaults.
+        stem: Of ours: "splat" or "none".
+        stem_side: Side of what it renders, in pixels.
 
     Returns:
         "step_ms" and "pixels_step_ms" (medians), "ratio_vs_pixels" (of these), "samples_per_second",
-        "tokens", "batch_size", "precision", "device", "attention" (the kernels that ran on a GPU); with
-        guidance "unguided_step_ms" and
-        "ratio_vs_unguided"; on a GPU "peak_gib" and "pixels_peak_gib".
+        "tokens", "batch_size", "precision", "device", "attention" (the kernels that ran on a GPU), "stem"; with a
+        stem "unstemmed_step_ms" and "ratio_vs_unstemmed"; with guidance "unguided_step_ms" and
+        "ratio_vs_unguided", the stem on both sides; on a GPU "peak_gib" and "pixels_peak_gib".
     """
     ranks = Ranks(0, 1, pick_device(device))
     precision = resolve_precision(precision, ranks.device)
     with tempfile.TemporaryDirectory() as folder:
         dataset = _random_dataset(Path(folder) / "shards", tokens, batch_size, classes)
-        config = _config(Path(folder), dataset, model, batch_size, precision, compiled, augment=augment)
+        plain = _config(Path(folder), dataset, model, batch_size, precision, compiled, augment=augment)
+        config = replace(plain, model=replace(plain.model, stem=stem, stem_side=stem_side))
         guided = replace(config, guidance=GuidanceConfig(mode=guidance, gamma_warmup=0.0))
         sides = {
             "": _our_step(guided, dataset, ranks),
@@ -87,11 +93,14 @@ def run(
         }
         if guidance != "none":
             sides["unguided_"] = _our_step(config, dataset, ranks)
+        if stem != "none":
+            bare = replace(guided, model=plain.model)
+            sides["unstemmed_"] = _our_step(bare, dataset, ranks)
         times, peaks = _interleave(sides, steps, ranks.device)
     about = {"tokens": tokens, "batch_size": batch_size, "precision": precision, "device": str(ranks.device)}
     attention = _attention(sides[""]) if ranks.device.type == "cuda" else "of the CPU"
     peak_gib = {f"{name}peak_gib": gib for name, gib in peaks.items()}
-    return _figures(times, batch_size) | about | peak_gib | {"attention": attention}
+    return _figures(times, batch_size) | about | peak_gib | {"attention": attention, "stem": stem}
 
 
 def losses(*, compiled: bool, steps: int = 6, batch_size: int = 32, device: str = "auto") -> list[float]:
@@ -142,8 +151,9 @@ def _figures(times: dict[str, list[float]], batch_size: int) -> dict[str, Any]:
         "ratio_vs_pixels": ours / medians["pixels_step_ms"],
         "samples_per_second": batch_size / ours * 1e3,
     }
-    if "unguided_step_ms" in medians:
-        figures["ratio_vs_unguided"] = ours / medians["unguided_step_ms"]
+    for other in ("unguided", "unstemmed"):
+        if f"{other}_step_ms" in medians:
+            figures[f"ratio_vs_{other}"] = ours / medians[f"{other}_step_ms"]
     return figures
 
 

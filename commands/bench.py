@@ -81,9 +81,11 @@ def train_command(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile both networks.")] = False,
     guidance: Annotated[str, typer.Option(help="Of ours: none, refine or direct.")] = "none",
+    stem: Annotated[str, typer.Option(help="Of ours: splat or none.")] = "splat",
+    stem_side: Annotated[int, typer.Option(help="Side of what the stem renders, in pixels.")] = 56,
     as_json: Json = False,
 ) -> None:
-    """An update on sets, beside one of the same Vision Transformer on pixels, and one without guidance."""
+    """An update on sets, beside one on pixels, one without the stem and one without guidance."""
     from ..benchmarks.step import run
 
     result = run(
@@ -95,5 +97,7 @@ def train_command(
         device=device,
         compiled=compiled,
         guidance=guidance,
+        stem=stem,
+        stem_side=stem_side,
     )
     _print(result, as_json)

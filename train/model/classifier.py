@@ -16,8 +16,9 @@ from timm.models.naflexvit import NaFlexVit
 from torch import Tensor, nn
 
 from ...schemas.errors import GvitError
-from ...schemas.limits import Range, check_limits
+from ...schemas.limits import Choice, Range, check_limits
 from .refiner import Refiner, RefinerConfig
+from .stem import STEM_FEATURES, SplatStem, stem_flops
 from .tokens import SetTokens, TokenConfig
 
 __all__ = ["ModelConfig", "SetClassifier", "build_model"]
@@ -39,6 +40,8 @@ class ModelConfig:
         rope: Rotate queries and keys by the continuous position of their Gaussians.
         drop_path: Highest probability of skipping a block, 0 to below 1; grows linearly from 0 with depth.
         tokens: The features of a Gaussian.
+        stem: "splat" joins to each token what is around it in the rendering of its set; "none" does not.
+        stem_side: Side in pixels of that rendering, 8 to 1024.
 
     Raises:
         GvitError: A value is out of range.
@@ -51,28 +54,43 @@ class ModelConfig:
     rope: bool = False
     drop_path: Annotated[float, Range(0.0, 1.0, below=True)] = 0.0
     tokens: TokenConfig = field(default_factory=TokenConfig)
+    stem: Annotated[str, Choice(("none", "splat"))] = "none"
+    stem_side: Annotated[int, Range(8, 1024)] = 32
 
     def __post_init__(self) -> None:
         check_limits(self, "model.")
+
+    @property
+    def channels(self) -> int:
+        """Features per token, those of the stem among them."""
+        return self.tokens.channels + (STEM_FEATURES if self.stem == "splat" else 0)
 
 
 class SetClassifier(nn.Module):
     """A Vision Transformer on Gaussian sets.
 
-    The logits do not depend on the order of the tokens, where the depth rank is given or no feature, nor on
-    padding. It never sees a label.
+    The logits do not depend on the order of the tokens, where the depth rank is given (without a stem: or no
+    feature), nor on padding. It never sees a label.
 
     Args:
         tokens: From Gaussians to features.
         vit: From features to logits.
         refiner: Moves sets before they are augmented and classified; None leaves them as they are stored.
+        stem: Reads around each Gaussian; None leaves tokens to themselves.
     """
 
-    def __init__(self, tokens: SetTokens, vit: NaFlexVit, refiner: Refiner | None = None) -> None:
+    def __init__(
+        self,
+        tokens: SetTokens,
+        vit: NaFlexVit,
+        refiner: Refiner | None = None,
+        stem: SplatStem | None = None,
+    ) -> None:
         super().__init__()
         self.tokens = tokens
         self.vit = vit
         self.refiner = refiner
+        self.stem = stem
 
     def refined(self, gaussians: Tensor) -> Tensor:
         """Return stored sets ``[B, N, 9]`` as the refiner moves them; without one, as they are."""
@@ -90,6 +108,8 @@ class SetClassifier(nn.Module):
             rank: float32 ``[B, N]``, see ``SetTokens.forward``.
         """
         features = self.tokens(gaussians, rank)
+        if self.stem is not None:
+            features = torch.cat([features, self.stem(gaussians, valid, rank)], dim=-1)
         # NaFlexVit.forward insists on a mask; its two halves do without, and attention stays fused
         encoded: dict[str, Any] = self.vit.forward_features(features, gaussians[..., :2], valid)  # pyright: ignore[reportAssignmentType]
         return self.vit.forward_head(**encoded)
@@ -126,9 +146,10 @@ def build_model(
         torch.manual_seed(seed)
         vit = _create_vit(config, classes)
         mover = None if refiner is None else Refiner(refiner, statistics, min_scale)
+        stem = SplatStem(config.stem_side) if config.stem == "splat" else None
     if config.rope:
         vit._generate_rope_naflex = MethodType(_continuous_rope, vit)  # pyright: ignore[reportPrivateUsage]
-    return SetClassifier(SetTokens(config.tokens, *statistics), vit, mover)
+    return SetClassifier(SetTokens(config.tokens, *statistics), vit, mover, stem)
 
 
 def _create_vit(config: ModelConfig, classes: int) -> NaFlexVit:
@@ -146,7 +167,7 @@ def _create_vit(config: ModelConfig, classes: int) -> NaFlexVit:
             use_naflex=True,
             patch_size=1,
             img_size=16,
-            in_chans=config.tokens.channels,
+            in_chans=config.channels,
             embed_proj_type="linear",
             pos_embed="none",
             class_token=False,
@@ -197,4 +218,5 @@ def forward_flops(config: ModelConfig, tokens: int) -> float:
         vit = _create_vit(config, 1000)
     width, depth = vit.embed_dim, len(vit.blocks)
     weights = sum(p.numel() for p in vit.blocks.parameters() if p.ndim == 2)
-    return float(2 * weights * tokens + 4 * depth * tokens**2 * width + 2 * math.prod((width, 1000)))
+    stem = stem_flops(config.stem_side, tokens) if config.stem == "splat" else 0.0
+    return stem + float(2 * weights * tokens + 4 * depth * tokens**2 * width + 2 * math.prod((width, 1000)))

@@ -1,0 +1,103 @@
+"""The splat stem: what stands around a Gaussian, read from the rendering of its own set.
+
+A token's nine numbers say nothing of its neighbours. The stem draws the very set that the classifier is given,
+small, runs three convolutions over the picture, and reads picture and maps at each Gaussian's centre and one
+standard deviation either way along both of its axes. It needs no image, only the set.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...rendering.operator import render
+
+__all__ = ["STEM_FEATURES", "SplatStem", "stem_flops"]
+
+STEM_FEATURES = 64
+"""Features that the stem adds to each token."""
+
+_COLOURS, _HALF, _QUARTER = 3, 32, 64  # channels of the picture, the half map, the quarter map
+_GROUPS = 4
+_POINTS = ((0.0, 0.0), (1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0))  # standard deviations along the axes
+_SAMPLED = len(_POINTS) * (_COLOURS + _HALF + _QUARTER)
+_MEAN, _GAIN = 0.45, 4.0  # about the mean and one over the deviation of colours in photographs
+
+
+class SplatStem(nn.Module):
+    """Reads sets through their own rendering; float32 whatever the autocast around it.
+
+    Args:
+        side: Of the square rendering, in pixels.
+    """
+
+    points: Tensor
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+        self.first = _layer(_COLOURS, _HALF, stride=2)
+        self.second = _layer(_HALF, _QUARTER, stride=2)
+        self.third = _layer(_QUARTER, _QUARTER, stride=1)
+        self.project = nn.Linear(_SAMPLED, STEM_FEATURES)
+        self.register_buffer("points", torch.tensor(_POINTS), persistent=False)
+
+    def forward(self, gaussians: Tensor, valid: Tensor | None = None, rank: Tensor | None = None) -> Tensor:
+        """Return features ``[B, N, STEM_FEATURES]`` of sets, differentiable by rendering and by places.
+
+        Args:
+            gaussians: float32 ``[B, N, 9]``, all finite.
+            valid: bool ``[B, N]``, which are there; the others are not drawn. None: all.
+            rank: ``[B, N]``, the lower the further in front; None where row 0 is in front.
+        """
+        with torch.autocast(gaussians.device.type, enabled=False):
+            gaussians = gaussians.float()
+            maps = self._maps(_drawn_order(gaussians, valid, rank))
+            places = self._places(gaussians)
+            read = torch.cat([_read(values, places) for values in maps], dim=-1)
+            return self.project(read)
+
+    def _maps(self, gaussians: Tensor) -> list[Tensor]:
+        """The picture ``[B, 3, S, S]`` and the maps at half and at a quarter of its side."""
+        picture = (render(gaussians, self.side, self.side).clamp(0.0, 1.0) - _MEAN) * _GAIN
+        half = self.first(picture)
+        quarter = self.second(half)
+        return [picture, half, quarter + self.third(quarter)]
+
+    def _places(self, gaussians: Tensor) -> Tensor:
+        """Where each Gaussian is read, ``[B, N, points, 2]`` in canvas units."""
+        centre, scale, theta = gaussians[..., 0:2], gaussians[..., 2:4], gaussians[..., 4:5]
+        u, v = (self.points * scale.unsqueeze(-2)).unbind(dim=-1)
+        cos, sin = theta.cos(), theta.sin()
+        return centre.unsqueeze(-2) + torch.stack([cos * u - sin * v, sin * u + cos * v], dim=-1)
+
+
+def _layer(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1), nn.GroupNorm(_GROUPS, outputs), nn.GELU()
+    )
+
+
+def _drawn_order(gaussians: Tensor, valid: Tensor | None, rank: Tensor | None) -> Tensor:
+    """The sets as they are drawn: without those that are not there, the lowest rank in front."""
+    if valid is not None:
+        there = torch.where(valid, gaussians[..., 8], 0.0).unsqueeze(-1)
+        gaussians = torch.cat([gaussians[..., :8], there], dim=-1)
+    if rank is not None:
+        rows = rank.argsort(dim=1, stable=True)
+        gaussians = gaussians.gather(1, rows.unsqueeze(-1).expand_as(gaussians))
+    return gaussians
+
+
+def _read(values: Tensor, places: Tensor) -> Tensor:
+    """Read a map ``[B, C, h, w]`` bilinearly at places ``[B, N, P, 2]``: ``[B, N, P C]``."""
+    read = functional.grid_sample(values, places, padding_mode="border", align_corners=False)
+    return read.permute(0, 2, 3, 1).flatten(2)
+
+
+def stem_flops(side: int, tokens: int) -> float:
+    """Return the operations of convolutions and projection for one set, multiply and add counted apart."""
+    half, quarter = -(-side // 2), -(-side // 4)
+    maps = half**2 * _COLOURS * _HALF + quarter**2 * (_HALF + _QUARTER) * _QUARTER
+    return 2.0 * (9 * maps + tokens * _SAMPLED * STEM_FEATURES)
