@@ -76,8 +76,8 @@ def run(
 
     Returns:
         "step_ms" and "pixels_step_ms" (medians), "ratio_vs_pixels" (of these), "samples_per_second",
-        "tokens", "batch_size", "precision", "device", "attention" (the kernels that ran on a GPU), "stem"; with a
-        stem "unstemmed_step_ms" and "ratio_vs_unstemmed"; with guidance "unguided_step_ms" and
+        "tokens", "batch_size", "precision", "device", "attention" (the kernels that ran on a GPU), "stem";
+        with a stem "unstemmed_step_ms" and "ratio_vs_unstemmed"; with guidance "unguided_step_ms" and
         "ratio_vs_unguided", the stem on both sides; on a GPU "peak_gib" and "pixels_peak_gib".
     """
     ranks = Ranks(0, 1, pick_device(device))

@@ -1,8 +1,8 @@
 """The splat stem: what stands around a Gaussian, read from the rendering of its own set.
 
-A token's nine numbers say nothing of its neighbours. The stem draws the very set that the classifier is given,
-small, runs three convolutions over the picture, and reads picture and maps at each Gaussian's centre and one
-standard deviation either way along both of its axes. It needs no image, only the set.
+A token's nine numbers say nothing of its neighbours. The stem draws the very set that the classifier is
+given, small, runs three convolutions over the picture, and reads picture and maps at each Gaussian's centre
+and one standard deviation either way along both of its axes. It needs no image, only the set.
 """
 
 from __future__ import annotations
