@@ -187,7 +187,8 @@ def _compared(found: dict[str, Any]) -> str:
     """A training's figures beside those of the same network on pixels."""
     unguided = f"; {found['ratio_vs_unguided']:.2f} of unguided" if "ratio_vs_unguided" in found else ""
     return (
-        f"{found['step_ms']:.1f} ms for {_BATCH}, {found['ratio_vs_pixels']:.2f} of pixels{unguided}; "
+        f"{found['step_ms']:.1f} ms for {_BATCH}, {found['ratio_vs_pixels']:.2f} of pixels, "
+        f"{found['ratio_vs_unstemmed']:.2f} of unstemmed{unguided}; "
         f"{found['peak_gib']:.1f} GiB ({found['pixels_peak_gib']:.1f} on pixels); "
         f"attention {found['attention']}"
     )

@@ -84,8 +84,8 @@ def run(
     precision = resolve_precision(precision, ranks.device)
     with tempfile.TemporaryDirectory() as folder:
         dataset = _random_dataset(Path(folder) / "shards", tokens, batch_size, classes)
-        plain = _config(Path(folder), dataset, model, batch_size, precision, compiled, augment=augment)
-        config = replace(plain, model=replace(plain.model, stem=stem, stem_side=stem_side))
+        network = ModelConfig(name=model, stem=stem, stem_side=stem_side)
+        config = _config(Path(folder), dataset, network, batch_size, precision, compiled, augment=augment)
         guided = replace(config, guidance=GuidanceConfig(mode=guidance, gamma_warmup=0.0))
         sides = {
             "": _our_step(guided, dataset, ranks),
@@ -94,8 +94,8 @@ def run(
         if guidance != "none":
             sides["unguided_"] = _our_step(config, dataset, ranks)
         if stem != "none":
-            bare = replace(guided, model=plain.model)
-            sides["unstemmed_"] = _our_step(bare, dataset, ranks)
+            unstemmed = replace(guided, model=replace(network, stem="none"))
+            sides["unstemmed_"] = _our_step(unstemmed, dataset, ranks)
         times, peaks = _interleave(sides, steps, ranks.device)
     about = {"tokens": tokens, "batch_size": batch_size, "precision": precision, "device": str(ranks.device)}
     attention = _attention(sides[""]) if ranks.device.type == "cuda" else "of the CPU"
@@ -108,8 +108,9 @@ def losses(*, compiled: bool, steps: int = 6, batch_size: int = 32, device: str 
     ranks = Ranks(0, 1, pick_device(device))
     with tempfile.TemporaryDirectory() as folder:
         dataset = _random_dataset(Path(folder) / "shards", 64, batch_size, 10)
-        name, precision = "vit_tiny_patch16_224", resolve_precision("auto", ranks.device)
-        config = _config(Path(folder), dataset, name, batch_size, precision, compiled, augment=True)
+        network = ModelConfig(name="vit_tiny_patch16_224", stem="splat")
+        precision = resolve_precision("auto", ranks.device)
+        config = _config(Path(folder), dataset, network, batch_size, precision, compiled, augment=True)
         trainer = build_trainer(config, TrainingData(dataset, dataset), ranks)
         trainer.model.train()
         found: list[float] = []
@@ -124,7 +125,7 @@ def losses(*, compiled: bool, steps: int = 6, batch_size: int = 32, device: str 
 def _config(
     folder: Path,
     dataset: Dataset,
-    model: str,
+    model: ModelConfig,
     batch_size: int,
     precision: str,
     compiled: bool,
@@ -136,7 +137,7 @@ def _config(
         batch_size=batch_size,
         data=DataConfig(shards=dataset.path),
         run=RunConfig(out=folder, precision=precision, compile=compiled),
-        model=ModelConfig(name=model),
+        model=model,
         optim=OptimConfig(clip=1.0),
         augment=AugmentConfig(flip=0.5, rotate=5.0) if augment else AugmentConfig(),
     )

@@ -25,6 +25,7 @@ def test_the_step_benchmark_names_its_figures_and_divides_them():
     found = step.run(model="vit_tiny_patch16_224", tokens=4, batch_size=2, classes=3, steps=2)
     assert {"step_ms", "ratio_vs_pixels", "samples_per_second"} <= set(found)
     assert found["ratio_vs_pixels"] == pytest.approx(found["step_ms"] / found["pixels_step_ms"])
+    assert found["ratio_vs_unstemmed"] == pytest.approx(found["step_ms"] / found["unstemmed_step_ms"])
     assert found["samples_per_second"] == pytest.approx(2000 / found["step_ms"])
 
 

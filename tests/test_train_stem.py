@@ -1,14 +1,21 @@
 """The splat stem: what it draws, where it reads, and that it changes nothing that must not change."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from fake_sets import write_dataset
 from gvit.rendering.operator import render
+from gvit.schemas import GvitError
 from gvit.train.data.mix import LabelledSets, MixConfig, mix
 from gvit.train.model.classifier import ModelConfig, build_model, forward_flops
 from gvit.train.model.stem import STEM_FEATURES, SplatStem, stem_flops
 from gvit.train.model.tokens import depth_rank
+from gvit.train.run.run import train
+from small_runs import config_of
 
 SIDE = 16
 
@@ -146,7 +153,22 @@ def test_its_operations_are_counted():
     with_stem = ModelConfig(name="vit_small_patch16_224", stem="splat", stem_side=56)
     more = forward_flops(with_stem, 256) - forward_flops(config, 256)
     assert more == pytest.approx(stem_flops(56, 256))
-    counted = torch.utils.flop_counter.FlopCounterMode(display=False)
+    counted = FlopCounterMode(display=False)
     with counted, torch.no_grad():
         SplatStem(56)(sets(1, 256))
     assert stem_flops(56, 256) == pytest.approx(counted.get_total_flops())
+
+
+def test_a_run_from_before_the_stem_goes_on_without_one(tmp_path):
+    config = config_of(write_dataset(tmp_path / "shards", {"train": 70, "val": 20}), tmp_path / "run")
+    first = replace(config, epochs=1)
+    train(first)
+    recorded = tmp_path / "run" / "config.yaml"
+    lines = recorded.read_text().splitlines(keepends=True)
+    older = [line for line in lines if "stem" not in line]
+    assert len(older) == len(lines) - 2
+    recorded.write_text("".join(older))
+    recipe = replace(first, model=replace(first.model, stem="splat", stem_side=56))
+    with pytest.raises(GvitError, match=r"model\.stem"):
+        train(recipe)
+    train(replace(recipe, model=replace(recipe.model, stem="none")))

@@ -42,6 +42,7 @@ __all__ = [
     "change_color",
     "lose_color",
     "mean_gray",
+    "only",
     "random_color_change",
 ]
 
@@ -163,7 +164,7 @@ def augment(
         gaussians = flip_x(gaussians, draw("flip").squeeze(1) < config.flip)
     if there is not None:
         there = _at_least_one(there, gaussians)
-        gaussians = _only(there, gaussians)
+        gaussians = only(there, gaussians)
     return _recolor(gaussians, draw, config), there
 
 
@@ -193,8 +194,8 @@ def _at_least_one(there: Tensor, gaussians: Tensor) -> Tensor:
     return there | (last & ~there.any(dim=1, keepdim=True))
 
 
-def _only(there: Tensor, gaussians: Tensor) -> Tensor:
-    """Take the opacity of all others."""
+def only(there: Tensor, gaussians: Tensor) -> Tensor:
+    """Return sets ``[B, N, 9]`` in which those that are not there, bool ``[B, N]``, have opacity 0."""
     shape, opacity = gaussians.split([NUM_FIELDS - 1, 1], dim=-1)
     return torch.cat([shape, torch.where(there[..., None], opacity, 0.0)], dim=-1)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...schemas.gaussians import NUM_FIELDS
 from ...schemas.limits import Share, check_limits
+from .augment import only
 from .keyed_random import Epoch, hashes, uniform
 
 __all__ = ["MIX_STREAMS", "LabelledSets", "MixConfig", "MixedSets", "mix", "soft_targets"]
@@ -187,7 +188,6 @@ def _union(both: Tensor, wanted: Tensor, words: Tensor) -> tuple[Tensor, Tensor,
     rows = priority.argsort(dim=1, stable=True)[:, :n].sort(dim=1).values
     there = wanted.flatten(1).gather(1, rows)
     gaussians = both.flatten(1, 2).gather(1, rows[..., None].expand(-1, -1, NUM_FIELDS))
-    shape, opacity = gaussians.split([NUM_FIELDS - 1, 1], dim=-1)
     own = (there & (rows % 2 == 0)).sum(dim=1, keepdim=True)
     share = own / there.sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.cat([shape, torch.where(there[..., None], opacity, 0.0)], dim=-1), there, share
+    return only(there, gaussians), there, share

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...schemas.gaussians import MIN_OPACITY
 
-__all__ = ["MAX_SHIFT", "move"]
+__all__ = ["MAX_SHIFT", "move", "turn"]
 
 MAX_SHIFT = 0.5
 """Of the centre along each axis at reach 1, in standard deviations."""
@@ -37,18 +37,22 @@ def move(gaussians: Tensor, moves: Tensor, *, reach: float, min_scale: float) ->
         float32 ``[..., 9]``, differentiable in both. ``sx >= sy`` need not hold any more.
     """
     centre, scale, theta, colour, opacity = gaussians.split([2, 2, 1, 3, 1], dim=-1)
-    along, growth, turn, tint, weight = (moves.float() * reach).split([2, 2, 1, 3, 1], dim=-1)
-    u, v = (along * MAX_SHIFT * scale).unbind(-1)
-    cos, sin = theta.squeeze(-1).cos(), theta.squeeze(-1).sin()
-    shift = torch.stack([cos * u - sin * v, sin * u + cos * v], dim=-1)
+    along, growth, angle, tint, weight = (moves.float() * reach).split([2, 2, 1, 3, 1], dim=-1)
+    shift = turn(along * MAX_SHIFT * scale, theta.squeeze(-1))
     odds = (weight * _MAX_WEIGHT).exp()
     return torch.cat(
         [
             centre + shift,
             (scale * (growth * _MAX_GROWTH).exp()).clamp_min(min_scale),
-            theta + turn * _MAX_TURN,
+            theta + angle * _MAX_TURN,
             colour + tint * _MAX_TINT,
             (opacity * odds / (1.0 + opacity * (odds - 1.0))).clamp(MIN_OPACITY, 1.0),
         ],
         dim=-1,
     )
+
+
+def turn(offsets: Tensor, theta: Tensor) -> Tensor:
+    """Return offsets ``[..., 2]`` along the axes of Gaussians as x and y; theta must broadcast."""
+    (u, v), cos, sin = offsets.unbind(-1), theta.cos(), theta.sin()
+    return torch.stack([cos * u - sin * v, sin * u + cos * v], dim=-1)

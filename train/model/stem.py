@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...rendering.operator import render
+from ..data.augment import only
+from .motion import turn
 
 __all__ = ["STEM_FEATURES", "SplatStem", "stem_flops"]
 
@@ -68,9 +70,7 @@ class SplatStem(nn.Module):
     def _places(self, gaussians: Tensor) -> Tensor:
         """Where each Gaussian is read, ``[B, N, points, 2]`` in canvas units."""
         centre, scale, theta = gaussians[..., 0:2], gaussians[..., 2:4], gaussians[..., 4:5]
-        u, v = (self.points * scale.unsqueeze(-2)).unbind(dim=-1)
-        cos, sin = theta.cos(), theta.sin()
-        return centre.unsqueeze(-2) + torch.stack([cos * u - sin * v, sin * u + cos * v], dim=-1)
+        return centre.unsqueeze(-2) + turn(self.points * scale.unsqueeze(-2), theta)
 
 
 def _layer(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
@@ -82,8 +82,7 @@ def _layer(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
 def _drawn_order(gaussians: Tensor, valid: Tensor | None, rank: Tensor | None) -> Tensor:
     """The sets as they are drawn: without those that are not there, the lowest rank in front."""
     if valid is not None:
-        there = torch.where(valid, gaussians[..., 8], 0.0).unsqueeze(-1)
-        gaussians = torch.cat([gaussians[..., :8], there], dim=-1)
+        gaussians = only(valid, gaussians)
     if rank is not None:
         rows = rank.argsort(dim=1, stable=True)
         gaussians = gaussians.gather(1, rows.unsqueeze(-1).expand_as(gaussians))

@@ -80,6 +80,8 @@ def _binding(settings: Settings) -> Settings:
     for section, free in _FREE_TO_CHANGE.items():
         kept[section] = {name: value for name, value in kept.get(section, {}).items() if name not in free}
     kept["run"].pop("tensorboard", None)
+    if kept["model"].get("stem") == "none":  # then it draws nothing, at whatever side
+        kept["model"] = {name: value for name, value in kept["model"].items() if name != "stem_side"}
     kept["guidance"]["images"] = kept["guidance"].get("images") is not None
     return kept
 
