@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gvit.schemas import GvitError
+from gvit.benchmarks.readers import build_grid_classifier, patch_side
 from gvit.train.data.geometry import random_crop, small_affine
 from gvit.train.data.keyed_random import uniform
 from gvit.train.data.mix import soft_targets
@@ -24,42 +24,9 @@ if TYPE_CHECKING:
     from gvit.train.data.split import TrainingData
     from gvit.train.ranks import Ranks
 
-__all__ = ["PixelTrainer", "PixelViT", "build_pixel_vit", "patch_side", "warp"]
+__all__ = ["PixelTrainer", "build_pixel_vit", "warp"]
 
 _CROP_DRAWS, _AFFINE_DRAWS = 22, 5
-
-
-def patch_side(size: int, tokens: int) -> int:
-    """Return the side of the square patches that cut an image of ``size`` pixels into so many tokens.
-
-    Raises:
-        GvitError: There are none.
-    """
-    per_side = round(tokens**0.5)
-    if per_side**2 != tokens or size % per_side:
-        raise GvitError(
-            f"{size} x {size} pixels cannot be cut into {tokens} square patches: choose a square number of "
-            "Gaussians whose root divides the size"
-        )
-    return size // per_side
-
-
-class PixelViT(nn.Module):
-    """A Vision Transformer of timm on images ``[B, 3, S, S]`` in 0..1, whitened per channel."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, vit: nn.Module, pixels: Tensor) -> None:
-        super().__init__()
-        self.vit = vit
-        deviation, mean = torch.std_mean(pixels.float() / 255.0, dim=(0, 2, 3), keepdim=True)
-        self.register_buffer("mean", mean)
-        self.register_buffer("deviation", deviation)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits ``[B, K]``."""
-        return self.vit((images - self.mean) / self.deviation)
 
 
 def build_pixel_vit(config: ModelConfig, size: int, tokens: int, classes: int, seed: int) -> nn.Module:
@@ -93,22 +60,29 @@ def warp(images: Tensor, moved: AffineMap) -> Tensor:
 class PixelTrainer(Trainer):
     """The trainer of the sets, given the images that the sets were fitted to, augmented by the same draws.
 
-    Crop, flip and affine map are matched; colours are left alone, and so are Gaussian dropout and mixing,
-    which have no twin in pixels: switch them off for both, or say that they are the sets' own.
+    Crop, flip and affine map are matched, and so is dropout: what Gaussians are to a set, patches are to an
+    image. Colours are left alone, and so is mixing, which has no twin in pixels.
 
     Args:
-        config: Of the sets' run; its model gives width, depth and heads.
+        reader: One of ``gvit.benchmarks.readers.READERS``.
+        config: Of the sets' run.
         data: The sets; they give order and labels.
         pixels: Images of the training sets and of the sets to evaluate on, uint8 ``[n, 3, S, S]`` each.
         ranks: Who trains.
     """
 
     def __init__(
-        self, config: TrainConfig, data: TrainingData, pixels: tuple[Tensor, Tensor], ranks: Ranks
+        self,
+        reader: str,
+        config: TrainConfig,
+        data: TrainingData,
+        pixels: tuple[Tensor, Tensor],
+        ranks: Ranks,
     ) -> None:
-        manifest = data.train.manifest
-        vit = build_pixel_vit(config.model, manifest.size, manifest.gaussians, len(data.classes), config.seed)
-        super().__init__(config, data, PixelViT(vit, pixels[0]), ranks)
+        tokens = data.train.manifest.gaussians
+        model = build_grid_classifier(reader, config.model, pixels[0], tokens, len(data.classes), config.seed)
+        super().__init__(config, data, model, ranks)
+        self._tokens = tokens
         self._train_pixels, self._val_pixels = (part.to(ranks.device) for part in pixels)
 
     def learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -116,19 +90,27 @@ class PixelTrainer(Trainer):
         images = self._train_pixels[batch.indices].float() / 255.0
         images = self._moved(images, batch, self.config.augment)
         targets = soft_targets(batch.labels, self.classes, self.config.optim.label_smoothing)
-        return self.network(images), targets
+        return self.network(images, self._kept(batch)), targets
+
+    def _draw(self, batch: Batch, stream: str, count: int) -> Tensor:
+        return uniform(self.config.seed, self.epoch, batch.indices, f"augment/{stream}", count)
+
+    def _kept(self, batch: Batch) -> Tensor | None:
+        """Which patches are left, at least one of each image; None where all are."""
+        rate = self.config.augment.dropout
+        if not rate:
+            return None
+        chance = self._draw(batch, "dropout", self._tokens)
+        return (chance >= rate) | (chance == chance.amax(dim=1, keepdim=True))
 
     def _moved(self, images: Tensor, batch: Batch, config: AugmentConfig) -> Tensor:
-        def draw(stream: str, count: int) -> Tensor:
-            return uniform(self.config.seed, self.epoch, batch.indices, f"augment/{stream}", count)
-
         if config.bends:
             bounds = {name: getattr(config, name) for name in ("rotate", "translate", "zoom", "shear")}
-            images = warp(images, small_affine(draw("affine", _AFFINE_DRAWS), **bounds))
+            images = warp(images, small_affine(self._draw(batch, "affine", _AFFINE_DRAWS), **bounds))
         if config.crop_scale is not None:
-            chance = draw("crop", _CROP_DRAWS)
+            chance = self._draw(batch, "crop", _CROP_DRAWS)
             images = warp(images, random_crop(batch.aspect, chance, config.crop_scale, config.crop_ratio))
-        flipped = draw("flip", 1).view(-1, 1, 1, 1) < config.flip
+        flipped = self._draw(batch, "flip", 1).view(-1, 1, 1, 1) < config.flip
         return torch.where(flipped, images.flip(3), images)
 
     def evaluate(self) -> Evaluation:

@@ -4,8 +4,8 @@ r"""What guidance does for accuracy: no guidance, refine and direct, and patches
         --run none --run "refine gamma=0.1" --run "direct gamma=-0.5 fraction=0.25" --run "jitter gamma=0.5" \
         --run patches
 
-"patches" is the same Vision Transformer on pixels; "jitter" moves sets as "direct" may, but at random: what
-it brings is no merit of the classifier's gradient.
+"patches", "stem-patches" and "stem-grid" are the same Vision Transformer on pixels (``gvit.studies.parity``);
+"jitter" moves sets as "direct" may, but at random: what it brings is no merit of the classifier's gradient.
 
 To choose gammas, sweep with `--held-out 0.2`: that part of train/ is evaluated on and val/ is not looked at.
 Every finished run is appended to the log, and a run that the log has is not run again. Differences to the run
@@ -17,29 +17,25 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import statistics
 import sys
 import tempfile
-import time
 from collections import Counter
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from gvit.benchmarks.pixels import PixelTrainer
+from gvit.benchmarks.readers import READERS
 from gvit.commands.train import read_config
 from gvit.fitting.config import FitConfig
 from gvit.pipeline.config import EncodeConfig
 from gvit.pipeline.encode import encode
 from gvit.schemas import GvitError
 from gvit.studies.jitter import JitterGuide
-from gvit.studies.parity import pixels_of
+from gvit.studies.outcomes import Outcome, compare, note, noted, print_table, train
+from gvit.studies.parity import pixels_of, trainer_of
 from gvit.train.data.mix import MixConfig
 from gvit.train.data.split import open_training_data
 from gvit.train.guidance.source_images import open_sources
@@ -50,34 +46,9 @@ if TYPE_CHECKING:
     from gvit.train.config import TrainConfig
     from gvit.train.guidance.guides import DirectGuide
 
-__all__ = ["Outcome", "compare", "run_one"]
+__all__ = ["run_one"]
 
-_BASE, _PATCHES, _JITTER = "none", "patches", "jitter"
-_BOOTSTRAPS = 4000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """One finished run.
-
-    Attributes:
-        name: What was run, such as "direct gamma=-0.5".
-        seed: Of the run.
-        top1: 0..1.
-        right: Of each image that was evaluated on, whether it was classified right.
-        psnr_loss: Of the guided training sets in the last epoch against the stored ones, dB; None where
-            nothing was guided.
-        seconds: Of training.
-        setting: All else that makes a run, for the log.
-    """
-
-    name: str
-    seed: int
-    top1: float
-    right: list[int]
-    psnr_loss: float | None
-    seconds: float
-    setting: str
+_BASE, _JITTER = "none", "jitter"
 
 
 def run_one(name: str, config: TrainConfig, images: Path, setting: str) -> Outcome:
@@ -87,36 +58,17 @@ def run_one(name: str, config: TrainConfig, images: Path, setting: str) -> Outco
         GvitError: The settings do not allow it, or guidance diverged.
     """
     data = open_training_data(config.data, 0)
-    ranks = Ranks(0, 1, pick_device(config.run.device))
-    if name == _PATCHES:
-        trainer = PixelTrainer(
-            config, data, (pixels_of(data.train, images), pixels_of(data.val, images)), ranks
-        )
-    else:
-        guidance = config.guidance
-        sources = open_sources(data.train.manifest, images=guidance.images, masks=guidance.masks)
-        trainer = build_trainer(config, data, ranks, sources)
-        if name.startswith(_JITTER):
-            guide = cast("DirectGuide", trainer.guide)
-            trainer.guide = JitterGuide(**{part.name: getattr(guide, part.name) for part in fields(guide)})
-    began, moved = time.perf_counter(), None
-    while not trainer.finished:
-        trainer.train_epoch(lambda: None)
-        trainer.check_health()
-        moved = trainer.take_movement()
-    seconds = time.perf_counter() - began
-    found = trainer.evaluate()
-    right = (found.predicted.numpy() == data.val.labels).astype(int).tolist()
-    lost = None if moved is None else moved.psnr_loss
-    return Outcome(
-        name=name,
-        seed=config.seed,
-        top1=found.top1,
-        right=right,
-        psnr_loss=lost,
-        seconds=seconds,
-        setting=setting,
-    )
+    mode = shlex.split(name)[0]
+    if mode in READERS:
+        pixels = (pixels_of(data.train, images), pixels_of(data.val, images))
+        return train(name, trainer_of(name, config, data, pixels), data, setting)
+    guidance = config.guidance
+    sources = open_sources(data.train.manifest, images=guidance.images, masks=guidance.masks)
+    trainer = build_trainer(config, data, Ranks(0, 1, pick_device(config.run.device)), sources)
+    if mode == _JITTER:
+        guide = cast("DirectGuide", trainer.guide)
+        trainer.guide = JitterGuide(**{part.name: getattr(guide, part.name) for part in fields(guide)})
+    return train(name, trainer, data, setting)
 
 
 def config_of(name: str, seed: int, shards: Path, out: Path, given: argparse.Namespace) -> TrainConfig:
@@ -125,85 +77,13 @@ def config_of(name: str, seed: int, shards: Path, out: Path, given: argparse.Nam
     assignments = [*given.set, f"seed={seed}", *(f"guidance.{setting}" for setting in settings)]
     if given.epochs is not None:
         assignments.append(f"epochs={given.epochs}")
-    if mode != _PATCHES:
+    if mode not in READERS:
         assignments.append(f"guidance.mode={'direct' if mode == _JITTER else mode}")
     data: dict[str, Any] = {"shards": str(shards)}
     if given.held_out is not None:
         data["val_fraction"] = given.held_out
     flags = {"data": data, "run": {"out": str(out)}}
     return replace(read_config(given.recipe, None, flags, assignments), mix=MixConfig())
-
-
-def compare(outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """Sum up runs by name: means, spreads over seeds, paired differences to "none", their 95 % intervals."""
-    names = list(dict.fromkeys(outcome.name for outcome in outcomes))
-    runs = {name: {o.seed: o for o in outcomes if o.name == name} for name in names}
-    base = runs.get(_BASE, {})
-    return [_sum_up(name, runs[name], base) for name in names]
-
-
-def _sum_up(name: str, runs: dict[int, Outcome], base: dict[int, Outcome]) -> dict[str, Any]:
-    scores = [run.top1 for run in runs.values()]
-    lost = [run.psnr_loss for run in runs.values() if run.psnr_loss is not None]
-    facts: dict[str, Any] = {
-        "name": name,
-        "top1": scores,
-        "mean": statistics.mean(scores),
-        "spread": statistics.stdev(scores) if len(scores) > 1 else None,
-        "psnr_loss": statistics.mean(lost) if lost else None,
-        "seconds": statistics.median(run.seconds for run in runs.values()),
-    }
-    shared = sorted(runs.keys() & base.keys())
-    if shared and name != _BASE:
-        change = np.array([np.subtract(runs[seed].right, base[seed].right) for seed in shared])
-        facts["difference"] = float(change.mean())
-        facts["interval"] = _interval(change)
-        facts["time_ratio"] = statistics.median(runs[seed].seconds / base[seed].seconds for seed in shared)
-    return facts
-
-
-def _interval(change: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """95 % interval of the mean of `change` [seeds, images], by resampling seeds and images."""
-    seeds, images = change.shape
-    rng = np.random.default_rng(0)
-    means = np.empty(_BOOTSTRAPS)
-    for number in range(_BOOTSTRAPS):
-        rows = change[rng.integers(0, seeds, seeds)].mean(axis=0)
-        means[number] = rows[rng.integers(0, images, images)].mean()
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _print(results: list[dict[str, Any]]) -> None:
-    table = Table(
-        "run",
-        "seeds",
-        "diverged",
-        "top-1 mean",
-        "spread",
-        "against none (points)",
-        "95 % interval",
-        "dB",
-        "time",
-    )
-    for found in results:
-        spread = "" if found["spread"] is None else f"{found['spread']:.2%}"
-        lost = "" if found["psnr_loss"] is None else f"{-found['psnr_loss']:+.2f}"
-        paired = ["", "", ""]
-        if "difference" in found:
-            low, high = found["interval"]
-            paired = [f"{100 * found['difference']:+.2f}", f"{100 * low:+.2f} to {100 * high:+.2f}"]
-            paired.append(f"{found['time_ratio']:.2f}")
-        runs = (str(len(found["top1"])), str(found["diverged"]))
-        table.add_row(found["name"], *runs, f"{found['mean']:.2%}", spread, *paired[:2], lost, paired[2])
-    Console().print(table)
-
-
-def _logged(log: Path, setting: str) -> list[Outcome]:
-    lines = log.read_text().splitlines() if log.exists() else []
-    return [
-        outcome for outcome in (Outcome(**json.loads(line)) for line in lines) if outcome.setting == setting
-    ]
 
 
 def _parse() -> argparse.Namespace:
@@ -235,7 +115,7 @@ def main() -> None:
     fit = FitConfig(num_gaussians=given.num_gaussians, size=given.size, preset=given.preset)
     encode(EncodeConfig(source=given.images, destination=given.shards, fit=fit), console=console)
     setting = json.dumps([str(given.shards), given.recipe, given.epochs, given.held_out, given.set])
-    outcomes = _logged(given.log, setting)
+    outcomes = noted(given.log, setting)
     done = {(outcome.name, outcome.seed) for outcome in outcomes}
     diverged: Counter[str] = Counter()
     for seed in range(given.first_seed, given.first_seed + given.seeds):
@@ -251,16 +131,15 @@ def main() -> None:
                     diverged[name] += 1
                     continue
             outcomes.append(outcome)
-            with given.log.open("a") as file:
-                file.write(json.dumps(asdict(outcome)) + "\n")
+            note(given.log, outcome)
             console.print(f"{name}, seed {seed}: top-1 {outcome.top1:.2%}", highlight=False)
-    results = compare([outcome for outcome in outcomes if not given.run or outcome.name in given.run])
-    for found in results:
-        found["diverged"] = diverged[found["name"]]
+    results = compare([o for o in outcomes if not given.run or o.name in given.run], _BASE)
+    for name, count in diverged.items():
+        console.print(f"{name}: {count} runs diverged", highlight=False)
     if given.json:
-        print(json.dumps(results))
+        print(json.dumps([{**found, "diverged": diverged[found["name"]]} for found in results]))
     else:
-        _print(results)
+        print_table(results, _BASE)
 
 
 if __name__ == "__main__":

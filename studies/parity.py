@@ -1,18 +1,26 @@
-"""Gaussians against patches: the same Vision Transformer, epochs and augmentation on any folder of images.
+r"""Gaussians against patches: the same Vision Transformer, epochs and augmentation on any folder of images.
 
-    python -m gvit.studies.parity IMAGES --num-gaussians 64 --size 32 --epochs 60 --seeds 3
+    python -m gvit.studies.parity IMAGES --num-gaussians 64 --size 32 --epochs 60 --seeds 3 \
+        --shards shards --log runs.jsonl --arm gaussians --arm patches --arm "stem-patches augment.dropout=0"
 
-IMAGES is an ImageFolder, with train/ and val/ or without (then a tenth is held out). It is encoded, and both
-models are trained from scratch on the same images: one on their sets, one on the pixels that the sets were
-fitted to, in as many patches as there are Gaussians.
+IMAGES is an ImageFolder, with train/ and val/ or without (then a tenth is held out). It is encoded, and the
+arms are trained from scratch on the same images: "gaussians" on their sets, "blind" on the sets without a
+stem, and "patches", "stem-patches" and "stem-grid" on the pixels that the sets were fitted to, read at as
+many places as there are Gaussians. An arm can have settings of its own behind its name, chosen with
+`--held-out 0.2`: that part of train/ is evaluated on and val/ is not looked at.
+
+With `--seconds S` each arm trains as many epochs as the median of its first three says fit into S.
+Every finished run is appended to the log, and a run that the log has is not run again. Differences to
+"gaussians" are paired by seed and by image; their intervals are bootstrapped over both.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -22,14 +30,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from gvit.benchmarks.pixels import PixelTrainer
+from gvit.benchmarks.readers import READERS
 from gvit.commands.train import read_config
 from gvit.fitting.config import FitConfig
 from gvit.images.decode import decode_image, read_image
 from gvit.pipeline.config import EncodeConfig
 from gvit.pipeline.encode import encode
+from gvit.schemas import GvitError
+from gvit.studies.outcomes import compare, note, noted, print_table, train
 from gvit.train.data.mix import MixConfig
 from gvit.train.data.split import open_training_data
 from gvit.train.ranks import Ranks, pick_device
@@ -39,78 +49,119 @@ if TYPE_CHECKING:
     from gvit.dataset.reader import Dataset
     from gvit.train.config import TrainConfig
     from gvit.train.data.split import TrainingData
+    from gvit.train.run.trainer import Trainer
 
-__all__ = ["pixels_of", "run"]
+__all__ = ["ARMS", "Pixels", "config_of", "pixels_of", "run", "trainer_of"]
+
+_BASE, _BLIND = "gaussians", "blind"
+ARMS = (_BASE, _BLIND, *READERS)
+"""What a model can be fed with."""
+
+_EPOCHS_TO_TIME = 3
+
+Pixels = tuple[torch.Tensor, torch.Tensor]
+"""Images of the sets to train on and to evaluate on, uint8 ``[n, 3, S, S]``."""
 
 
 def run(
     images: Path,
     *,
+    shards: Path,
+    log: Path,
+    arms: list[str],
     num_gaussians: int = 64,
     size: int = 32,
     recipe: str = "tiny",
     settings: list[str] | None = None,
-    seeds: int = 3,
-    shards: Path | None = None,
-    only: str | None = None,
+    seeds: range = range(3),
+    held_out: float | None = None,
+    seconds: float | None = None,
     console: Console | None = None,
-) -> dict[str, Any]:
-    """Train both, several seeds each, and compare.
+) -> list[dict[str, Any]]:
+    """Train all arms, several seeds each, and compare; see the module.
 
     Args:
         images: An ImageFolder.
+        shards: Where the encoded images are or go.
+        log: Where finished runs are noted.
+        arms: Each one of ``ARMS`` and, behind it, settings of its own.
         num_gaussians: Per image, a square number whose root divides the size; also the number of patches.
         size: Side of the canvas, and of the images in pixels.
-        recipe: Of both.
+        recipe: Of all arms.
         settings: More of them, each ``section.field=value``.
-        seeds: Runs of each, seeds 0, 1, ...
-        shards: Where the encoded images are or go; None encodes into a temporary folder.
-        only: "gaussians" or "patches", to train one of the two.
+        seeds: Of the runs.
+        held_out: Part of the images to train on that is evaluated on in place of val/.
+        seconds: Budget of a run; None trains the epochs of the settings.
         console: Where progress goes; None for standard error.
 
     Returns:
-        For each of "gaussians" and "patches": "top1" (per seed), "mean", "spread" (standard deviation over
-        seeds), "seconds" (mean per run); and "psnr" (dB), "train", "val" (samples), "epochs".
+        What ``outcomes.compare`` says of each arm.
 
     Raises:
         GvitError: Images or settings do not allow it.
     """
     console = console or Console(stderr=True)
-    with tempfile.TemporaryDirectory() as temporary:
-        place = shards or Path(temporary) / "shards"
-        fit = FitConfig(num_gaussians=num_gaussians, size=size)
-        encoded = encode(EncodeConfig(source=images, destination=place, fit=fit), console=console)
-        flags: dict[str, Any] = {"data": {"shards": str(place)}, "run": {"out": temporary}}
-        config = replace(read_config(recipe, None, flags, settings or []), mix=MixConfig())
-        data = open_training_data(config.data, 0)
-        pixels = (pixels_of(data.train, images), pixels_of(data.val, images))
-        found: dict[str, list[tuple[float, float]]] = {"gaussians": [], "patches": []}
-        for seed in range(seeds):
-            for name in found if only is None else (only,):
-                found[name].append(_train(name, replace(config, seed=seed), data, pixels))
-                console.print(f"{name}, seed {seed}: top-1 {found[name][-1][0]:.2%}", highlight=False)
-    return {
-        **{name: _summary(runs) for name, runs in found.items() if runs},
-        "psnr": encoded.psnr_mean,
-        "train": len(data.train),
-        "val": len(data.val),
-        "epochs": config.epochs,
-    }
+    fit = FitConfig(num_gaussians=num_gaussians, size=size)
+    encode(EncodeConfig(source=images, destination=shards, fit=fit), console=console)
+    given = [*(settings or []), f"data.val_fraction={held_out}"] if held_out else settings or []
+    setting = json.dumps([str(shards), recipe, held_out, seconds, given])
+    outcomes = noted(log, setting)
+    done = {(outcome.name, outcome.seed) for outcome in outcomes}
+    pixels: Pixels | None = None
+    for seed in seeds:
+        for arm in arms:
+            if (arm, seed) in done:
+                continue
+            with tempfile.TemporaryDirectory() as temporary:
+                config = config_of(arm, seed, recipe, given, shards, Path(temporary))
+                data = open_training_data(config.data, 0)
+                pixels = pixels or (pixels_of(data.train, images), pixels_of(data.val, images))
+                if seconds is not None:
+                    config = replace(config, epochs=_affordable(arm, config, data, pixels, seconds))
+                outcome = train(arm, trainer_of(arm, config, data, pixels), data, setting)
+            outcomes.append(outcome)
+            note(log, outcome)
+            console.print(f"{arm}, seed {seed}: top-1 {outcome.top1:.2%}", highlight=False)
+    return compare([outcome for outcome in outcomes if outcome.name in arms], _BASE)
 
 
-def _train(
-    name: str, config: TrainConfig, data: TrainingData, pixels: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[float, float]:
-    """Top-1 after the last epoch, and seconds of training."""
+def config_of(arm: str, seed: int, recipe: str, settings: list[str], shards: Path, out: Path) -> TrainConfig:
+    """Return the settings of a run; nothing is mixed, for mixing has no twin in pixels.
+
+    Raises:
+        GvitError: There is no such arm or setting.
+    """
+    name, *own = shlex.split(arm)
+    if name not in ARMS:
+        raise GvitError(f"an arm is one of {', '.join(ARMS)}, not {name!r}")
+    blind = ["model.stem=none"] if name == _BLIND else []
+    flags: dict[str, Any] = {"data": {"shards": str(shards)}, "run": {"out": str(out)}}
+    return replace(
+        read_config(recipe, None, flags, [*settings, *blind, *own, f"seed={seed}"]), mix=MixConfig()
+    )
+
+
+def trainer_of(arm: str, config: TrainConfig, data: TrainingData, pixels: Pixels) -> Trainer:
+    """Build the trainer of an arm."""
     ranks = Ranks(0, 1, pick_device(config.run.device))
-    patches = name == "patches"
-    trainer = PixelTrainer(config, data, pixels, ranks) if patches else build_trainer(config, data, ranks)
-    began = time.perf_counter()
-    while not trainer.finished:
+    name = shlex.split(arm)[0]
+    return (
+        PixelTrainer(name, config, data, pixels, ranks)
+        if name in READERS
+        else build_trainer(config, data, ranks)
+    )
+
+
+def _affordable(arm: str, config: TrainConfig, data: TrainingData, pixels: Pixels, seconds: float) -> int:
+    """Epochs that fit into so many seconds, at least one."""
+    trainer = trainer_of(arm, config, data, pixels)
+    times = list[float]()
+    for _ in range(_EPOCHS_TO_TIME):
+        began = time.perf_counter()
         trainer.train_epoch(lambda: None)
-    trainer.check_health()
-    seconds = time.perf_counter() - began
-    return trainer.evaluate().top1, seconds
+        trainer.check_health()
+        times.append(time.perf_counter() - began)
+    return max(1, int(seconds / statistics.median(times)))
 
 
 def pixels_of(part: Dataset, images: Path) -> torch.Tensor:
@@ -122,60 +173,52 @@ def pixels_of(part: Dataset, images: Path) -> torch.Tensor:
     return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
 
 
-def _summary(runs: list[tuple[float, float]]) -> dict[str, Any]:
-    scores = [top1 for top1, _ in runs]
-    spread = statistics.stdev(scores) if len(scores) > 1 else math.nan
-    seconds = statistics.mean(seconds for _, seconds in runs)
-    return {"top1": scores, "mean": statistics.mean(scores), "spread": spread, "seconds": seconds}
-
-
-def _print(result: dict[str, Any]) -> None:
-    table = Table("fed with", "top-1 mean", "spread", "seeds", "seconds per run")
-    for name in ("gaussians", "patches"):
-        if name in result:
-            found = result[name]
-            seeds = ", ".join(f"{top1:.2%}" for top1 in found["top1"])
-            table.add_row(
-                name, f"{found['mean']:.2%}", f"{found['spread']:.2%}", seeds, f"{found['seconds']:.0f}"
-            )
-    console = Console()
-    console.print(table)
-    facts = f"{result['train']} images to train on, {result['val']} to evaluate on, {result['epochs']} epochs"
-    console.print(f"{facts}, sets of {result['psnr']:.1f} dB", highlight=False)
-
-
-def main() -> None:
-    """Run from the command line."""
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("images", type=Path)
+    parser.add_argument("--arm", action="append", default=[], metavar="ARM [SECTION.FIELD=VALUE...]")
     parser.add_argument("--num-gaussians", type=int, default=64)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--recipe", default="tiny")
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--seconds", type=float, help="budget of a run, in place of epochs")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--shards", type=Path, help="where the encoded images are or go")
-    parser.add_argument("--only", choices=["gaussians", "patches"])
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--held-out", type=float, help="part of train/ to evaluate on in place of val/")
+    parser.add_argument("--shards", type=Path, required=True, help="where the encoded images are or go")
+    parser.add_argument("--log", type=Path, required=True, help="where finished runs are noted")
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run from the command line."""
+    given = _parse()
     if given.threads:
         torch.set_num_threads(given.threads)
-    result = run(
+    found = run(
         given.images,
+        shards=given.shards,
+        log=given.log,
+        arms=given.arm or [_BASE, *READERS],
         num_gaussians=given.num_gaussians,
         size=given.size,
         recipe=given.recipe,
         settings=given.set + ([] if given.epochs is None else [f"epochs={given.epochs}"]),
-        seeds=given.seeds,
-        shards=given.shards,
-        only=given.only,
+        seeds=range(given.first_seed, given.first_seed + given.seeds),
+        held_out=given.held_out,
+        seconds=given.seconds,
     )
     if given.json:
-        print(json.dumps(result))
+        print(json.dumps(found))
     else:
-        _print(result)
+        print_table(found, _BASE)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except GvitError as error:
+        sys.exit(f"Error: {error}")

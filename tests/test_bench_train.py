@@ -7,7 +7,8 @@ from PIL import Image
 
 from fake_sets import write_dataset
 from gvit.benchmarks import step
-from gvit.benchmarks.pixels import PixelTrainer, patch_side, warp
+from gvit.benchmarks.pixels import PixelTrainer, warp
+from gvit.benchmarks.readers import patch_side
 from gvit.schemas import GvitError
 from gvit.studies import parity
 from gvit.train.data.augment import AugmentConfig, augment
@@ -62,8 +63,8 @@ def test_sets_and_pixels_of_a_sample_are_moved_by_the_same_draw(tmp_path):
     spot = torch.zeros(32, 3, 16, 16, dtype=torch.uint8)
     spot[:, :, 7:9, 7:9] = 255
     seen = []
-    trainer = PixelTrainer(config, data, (spot, spot[:4]), ALONE)
-    trainer.network = lambda images: seen.append(images) or torch.zeros(8, 3)
+    trainer = PixelTrainer("patches", config, data, (spot, spot[:4]), ALONE)
+    trainer.network = lambda images, there: seen.append(images) or torch.zeros(8, 3)
     indices = torch.arange(8)
     batch = type("B", (), {"indices": indices, "labels": indices % 3, "aspect": torch.ones(8)})
     trainer.learn(batch)

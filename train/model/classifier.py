@@ -21,7 +21,7 @@ from .refiner import Refiner, RefinerConfig
 from .stem import STEM_FEATURES, SplatStem, stem_flops
 from .tokens import SetTokens, TokenConfig
 
-__all__ = ["ModelConfig", "SetClassifier", "build_model"]
+__all__ = ["ModelConfig", "SetClassifier", "build_body", "build_model"]
 
 _ROPE_GRID = 8.0
 """Rope coordinates run over twice this: the 14 to 16 patches per side that its frequencies are made for."""
@@ -144,15 +144,25 @@ def build_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vit = _create_vit(config, classes)
+        vit = build_body(config, classes, config.channels)
         mover = None if refiner is None else Refiner(refiner, statistics, min_scale)
         stem = SplatStem(config.stem_side) if config.stem == "splat" else None
-    if config.rope:
-        vit._generate_rope_naflex = MethodType(_continuous_rope, vit)  # pyright: ignore[reportPrivateUsage]
     return SetClassifier(SetTokens(config.tokens, *statistics), vit, mover, stem)
 
 
-def _create_vit(config: ModelConfig, classes: int) -> NaFlexVit:
+def build_body(config: ModelConfig, classes: int, channels: int) -> NaFlexVit:
+    """Build the Vision Transformer itself, fed with tokens of so many features at continuous positions.
+
+    Raises:
+        GvitError: timm has no such model, or it cannot take sets; or width and heads do not fit.
+    """
+    vit = _create_vit(config, classes, channels)
+    if config.rope:
+        vit._generate_rope_naflex = MethodType(_continuous_rope, vit)  # pyright: ignore[reportPrivateUsage]
+    return vit
+
+
+def _create_vit(config: ModelConfig, classes: int, channels: int) -> NaFlexVit:
     if not timm.is_model(config.name):
         raise GvitError(f"timm has no model {config.name!r}{_suggest(config.name, timm.list_models())}")
     sizes: dict[str, Any] = {"depth": config.depth, "embed_dim": config.width, "num_heads": config.heads}
@@ -167,7 +177,7 @@ def _create_vit(config: ModelConfig, classes: int) -> NaFlexVit:
             use_naflex=True,
             patch_size=1,
             img_size=16,
-            in_chans=config.channels,
+            in_chans=channels,
             embed_proj_type="linear",
             pos_embed="none",
             class_token=False,
@@ -215,7 +225,7 @@ def _first_line(error: BaseException) -> str:
 def forward_flops(config: ModelConfig, tokens: int) -> float:
     """Return the floating-point operations of one forward pass of one set, multiply and add counted apart."""
     with torch.device("meta"):
-        vit = _create_vit(config, 1000)
+        vit = _create_vit(config, 1000, config.channels)
     width, depth = vit.embed_dim, len(vit.blocks)
     weights = sum(p.numel() for p in vit.blocks.parameters() if p.ndim == 2)
     stem = stem_flops(config.stem_side, tokens) if config.stem == "splat" else 0.0

@@ -55,14 +55,23 @@ class SplatStem(nn.Module):
         """
         with torch.autocast(gaussians.device.type, enabled=False):
             gaussians = gaussians.float()
-            maps = self._maps(_drawn_order(gaussians, valid, rank))
-            places = self._places(gaussians)
-            read = torch.cat([_read(values, places) for values in maps], dim=-1)
-            return self.project(read)
+            drawn = render(_drawn_order(gaussians, valid, rank), self.side, self.side)
+            return self.read(drawn.clamp(0.0, 1.0), gaussians)
 
-    def _maps(self, gaussians: Tensor) -> list[Tensor]:
-        """The picture ``[B, 3, S, S]`` and the maps at half and at a quarter of its side."""
-        picture = (render(gaussians, self.side, self.side).clamp(0.0, 1.0) - _MEAN) * _GAIN
+    def read(self, picture: Tensor, gaussians: Tensor) -> Tensor:
+        """Return features ``[B, N, STEM_FEATURES]`` of a picture at the places of Gaussians.
+
+        Args:
+            picture: float32 ``[B, 3, S, S]`` in 0..1, any S from 8.
+            gaussians: float32 ``[B, N, 9]``.
+        """
+        places = self._places(gaussians)
+        read = torch.cat([_read(values, places) for values in self.maps(picture)], dim=-1)
+        return self.project(read)
+
+    def maps(self, picture: Tensor) -> list[Tensor]:
+        """Return the whitened picture ``[B, 3, S, S]``, and the maps at half and at a quarter of its side."""
+        picture = (picture - _MEAN) * _GAIN
         half = self.first(picture)
         quarter = self.second(half)
         return [picture, half, quarter + self.third(quarter)]
