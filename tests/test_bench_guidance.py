@@ -7,8 +7,8 @@ import torch
 
 from fake_sets import write_dataset
 from gvit.studies import guidance
-from gvit.studies.guidance import Outcome, compare
 from gvit.studies.jitter import JitterGuide
+from gvit.studies.outcomes import Outcome, compare
 from gvit.train.config import RunConfig, TrainConfig
 from gvit.train.data.split import DataConfig, open_training_data
 from gvit.train.guidance.config import GuidanceConfig
@@ -23,17 +23,27 @@ RUNS = ("none", "direct gamma=-0.5", "jitter gamma=0.1", "patches")
 
 def outcome(name, seed, right):
     top1 = sum(right) / len(right)
-    return Outcome(name=name, seed=seed, top1=top1, right=right, psnr_loss=None, seconds=2.0, setting="")
+    return Outcome(
+        name=name,
+        seed=seed,
+        top1=top1,
+        right=right,
+        psnr_loss=None,
+        seconds=2.0,
+        weights=10,
+        epochs=3,
+        setting="",
+    )
 
 
 def test_differences_are_paired_by_seed_and_image():
     base = [outcome("none", seed, [1, 0, 0, 1]) for seed in (0, 1)]
     better = [outcome("refine", 1, [1, 1, 0, 1]), outcome("refine", 0, [1, 1, 1, 1])]
-    _, found = compare([*base, *better])
+    _, found = compare([*base, *better], "none")
     assert found["difference"] == pytest.approx((0.25 + 0.5) / 2)
     low, high = found["interval"]
     assert low < found["difference"] < high
-    same = compare([*base, *(outcome("again", seed, [1, 0, 0, 1]) for seed in (0, 1))])[1]
+    same = compare([*base, *(outcome("again", seed, [1, 0, 0, 1]) for seed in (0, 1))], "none")[1]
     assert same["interval"] == (0.0, 0.0)
 
 

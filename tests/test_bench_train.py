@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -8,12 +6,13 @@ from PIL import Image
 from fake_sets import write_dataset
 from gvit.benchmarks import step
 from gvit.benchmarks.pixels import PixelTrainer, warp
-from gvit.benchmarks.readers import patch_side
+from gvit.benchmarks.readers import READERS, build_grid_classifier, patch_side
 from gvit.schemas import GvitError
 from gvit.studies import parity
 from gvit.train.data.augment import AugmentConfig, augment
 from gvit.train.data.geometry import AffineMap, small_affine
 from gvit.train.data.split import open_training_data
+from gvit.train.model.classifier import ModelConfig
 from gvit.train.ranks import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -84,21 +83,79 @@ def test_patches_must_be_square():
             patch_side(32, tokens)
 
 
-def test_parity_takes_an_image_folder_and_compares_over_seeds(tmp_path):
+def color_folder(root):
     rng = np.random.default_rng(0)
     for split, count in (("train", 24), ("val", 6)):
         for name, shade in (("dark", 60), ("light", 190)):
-            folder = tmp_path / "images" / split / name
+            folder = root / split / name
             folder.mkdir(parents=True)
             for i in range(count):
                 pixels = np.clip(shade + rng.normal(0, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
-    settings = ["epochs=2", "batch_size=16", "model.depth=1", "model.width=32", "model.heads=2"]
-    found = parity.run(tmp_path / "images", num_gaussians=16, size=16, settings=settings, seeds=2)
-    assert (found["train"], found["val"], found["epochs"]) == (48, 12, 2)
-    for name in ("gaussians", "patches"):
-        scores = found[name]["top1"]
-        assert len(scores) == 2
-        assert found[name]["mean"] == pytest.approx(sum(scores) / 2)
-        assert not math.isnan(found[name]["spread"])
-    assert found["psnr"] > 15
+    return root
+
+
+def test_parity_compares_all_that_a_model_can_be_fed_with_over_seeds(tmp_path, monkeypatch):
+    images = color_folder(tmp_path / "images")
+    tiny = ["epochs=2", "batch_size=16", "model.depth=1", "model.width=32", "model.heads=2"]
+    arms = ["gaussians", "patches", "stem-patches augment.dropout=0", "stem-grid", "blind"]
+    places = {"shards": tmp_path / "shards", "log": tmp_path / "log"}
+    options = {"num_gaussians": 16, "size": 16, "settings": tiny, "seeds": range(2), **places}
+    found = parity.run(images, arms=arms, **options)
+    assert [arm["name"] for arm in found] == arms
+    for arm in found:
+        assert len(arm["top1"]) == 2
+        assert arm["mean"] == pytest.approx(sum(arm["top1"]) / 2)
+        assert arm["epochs"] == 2
+    assert "difference" not in found[0]
+    assert found[1]["difference"] == pytest.approx(found[1]["mean"] - found[0]["mean"])
+    monkeypatch.setattr(parity, "train", None)  # all are in the log
+    assert parity.run(images, arms=arms, **options) == found
+    with pytest.raises(GvitError, match=r"an arm is one of gaussians, .* not 'pixels'"):
+        parity.run(images, arms=["pixels"], **options)
+
+
+def test_a_budget_of_seconds_gives_each_arm_the_epochs_that_it_can_afford(tmp_path, monkeypatch):
+    images = color_folder(tmp_path / "images")
+    tiny = ["batch_size=16", "model.depth=1", "model.width=32", "model.heads=2"]
+    clock = iter(range(0, 10**6, 3))  # each epoch takes three seconds
+    monkeypatch.setattr(parity.time, "perf_counter", lambda: float(next(clock)))
+    found = parity.run(
+        images,
+        arms=["patches"],
+        shards=tmp_path / "shards",
+        log=tmp_path / "log",
+        num_gaussians=16,
+        size=16,
+        settings=tiny,
+        seeds=range(1),
+        seconds=7.0,
+    )
+    assert found[0]["epochs"] == 2
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_dropped_patch_is_not_seen_at_all(reader):
+    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    config = ModelConfig(name="vit_tiny_patch16_224", depth=1, width=32, heads=2, rope=True)
+    model = build_grid_classifier(reader, config, pixels, 16, 3, 0).eval()
+    images = pixels.float() / 255
+    there = torch.ones(4, 16, dtype=torch.bool)
+    there[:, 5] = False  # second row, second column
+    other = images.clone()
+    other[:, :, 8:16, 8:16] = 0.7
+    assert not torch.equal(model(images), model(other))
+    assert torch.equal(model(images, there), model(other, there))
+
+
+def test_the_grid_reads_a_patch_in_its_middle():
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    config = ModelConfig(name="vit_tiny_patch16_224", depth=1, width=32, heads=2)
+    for reader in ("patches", "stem-patches", "stem-grid"):
+        model = build_grid_classifier(reader, config, pixels, 16, 3, 0)
+        image = torch.rand(1, 3, 32, 32, requires_grad=True)
+        token = model.reader(image)[0, 6]  # of row 1, column 2
+        slopes = [torch.autograd.grad(each, image, retain_graph=True)[0].abs().sum(dim=1) for each in token]
+        by_patch = torch.nn.functional.avg_pool2d(torch.stack(slopes).mean(dim=0), 8)
+        assert by_patch.argmax() == 6
+        assert model.places[6].tolist() == pytest.approx([0.25, -0.25])

@@ -208,22 +208,27 @@ def test_what_is_culled_could_not_be_drawn_and_what_is_kept_could():
 def test_at_least_one_gaussian_is_left(n):
     sets = scene(300, n + 1)[:, :n]
     sets[..., 2:4] *= 0.1
-    for config in ({"crop_scale": (0.01, 0.02)}, {"dropout": 0.95}):
-        _, there = run(sets, **config)
-        assert there.any(dim=1).all()
-        assert (there.sum(dim=1) == 1).any()
+    _, there = run(sets, crop_scale=(0.01, 0.02))
+    assert there.any(dim=1).all()
+    assert (there.sum(dim=1) == 1).any()
+    assert run(sets, dropout=0.95)[0].shape[1] == 1
 
 
 def test_dropout_leaves_out_its_share_and_nothing_else_changes():
     sets = scene(200)
+    count = sets.shape[1]
     dropped, there = run(sets, dropout=0.3)
-    assert 0.68 < there.float().mean() < 0.72
-    assert torch.equal(dropped[there], sets[there])
-    assert torch.equal(dropped[..., :8], sets[..., :8])
-    cropped = run(sets, crop_scale=(0.1, 0.3))[1]
-    assert torch.equal(run(sets, crop_scale=(0.1, 0.3), dropout=0.3)[1], cropped & there)
-    survivors = sets[:1, there[0]]
-    assert torch.equal(render(dropped[:1], OUT, OUT), render(survivors, OUT, OUT))
+    assert there is None  # so attention needs no mask
+    assert dropped.shape[1] == round(0.7 * count)
+    same = (dropped[:, :, None] == sets[:, None]).all(dim=-1)
+    rows = same.int().argmax(dim=2)
+    assert same.any(dim=2).all()
+    assert (rows.diff(dim=1) > 0).all()  # still in depth order
+    left = torch.bincount(rows.flatten(), minlength=count) / len(sets)
+    assert (left - 0.7).abs().max() < 0.15  # none is favoured
+    cropped = run(sets, crop_scale=(0.1, 0.3))[0].gather(1, rows[..., None].expand_as(dropped))
+    both = run(sets, crop_scale=(0.1, 0.3), dropout=0.3)
+    assert torch.equal(both[0][both[1]], cropped[both[1]])
 
 
 @given(st.integers(0, 10_000), st.floats(0.3, 3.0))
@@ -242,7 +247,7 @@ def test_fields_stay_in_their_ranges(epoch, aspect):
     assert sy.min() >= np.float32(0.01)
     assert theta.min() >= np.float32(-math.pi / 2)
     assert theta.max() < math.pi / 2
-    assert torch.equal(opacity[there], sets[..., 8][there])
+    assert torch.isin(opacity[there], sets[..., 8]).all()
     assert opacity[there].min() >= MIN_OPACITY
     assert not opacity[~there].any()
 
@@ -282,7 +287,7 @@ def test_a_round_gaussian_has_finite_gradients():
 
 def test_what_is_not_there_gets_no_opacity_gradient_and_the_rest_does():
     sets = scene(4).requires_grad_()
-    augmented, there = run(sets, dropout=0.5)
+    augmented, there = run(sets, crop_scale=(0.1, 0.3))
     augmented.sum().backward()
     assert torch.equal(sets.grad[..., 8] != 0, there)
 

@@ -2,6 +2,8 @@ import copy
 
 import pytest
 import torch
+from timm.layers.attention import AttentionRope
+from timm.layers.pos_embed_sincos import get_mixed_freqs
 from torch.nn import functional
 
 from fake_sets import make_sets
@@ -86,6 +88,20 @@ def test_rope_turns_by_continuous_places_and_passes_gradients_to_them():
     model(moved)
     assert 0 < (seen[0] - seen[1]).abs().max() < 0.1
     assert gaussians.grad[..., :2].abs().max() > 0
+
+
+def test_turning_is_that_of_timm(monkeypatch):
+    model = small(rope=True)
+    attention = model.vit.blocks[0].attn
+    tokens, places = torch.randn(2, 6, attention.proj.in_features), torch.rand(2, 6, 2) * 2 - 1
+    frequencies = model.vit.rope.freqs[:, 0]
+    x, y = ((places[..., axis].unsqueeze(1) + 1) * 8 for axis in (0, 1))
+    stock = AttentionRope.forward(attention, tokens, get_mixed_freqs(frequencies, x, y, dtype=torch.float32))
+    angles = model.vit._generate_rope_naflex(tokens, places)[0]
+    torch.testing.assert_close(attention(tokens, angles), stock)
+    eager = attention(tokens, angles)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(attention(tokens, angles), eager)
 
 
 def test_a_copy_of_a_model_with_rope_uses_its_own_frequencies():

@@ -82,7 +82,10 @@ def test_the_picture_that_it_reads_is_the_rendering_and_lies_where_it_was_drawn(
     """A single sharp Gaussian: its own colour at its own centre, by a map read at canvas coordinates."""
     gaussians = torch.tensor([[[0.5, -0.5, 0.4, 0.4, 0, 0.9, 0.1, 0.3, 1.0], [0, 0, 9, 9, 0, 0, 0, 0, 1]]])
     module = stem()
-    picture = module._maps(gaussians)[0]
+    seen, plain = [], module.maps
+    module.maps = lambda picture: seen.append(plain(picture)) or seen[-1]
+    module(gaussians)
+    picture = seen[0][0]
     expected = (render(gaussians, SIDE, SIDE).clamp(0, 1) - 0.45) * 4
     assert torch.equal(picture, expected)
     read = torch.nn.functional.grid_sample(picture, module._places(gaussians), align_corners=False)
@@ -94,8 +97,8 @@ def test_gradients_reach_the_gaussians_by_rendering_and_by_places():
     (slope,) = torch.autograd.grad(stem()(gaussians)[:, 0].square().sum(), gaussians)
     assert (slope[0, 1:, 5:8].abs().sum(1) > 0).any()  # colours of others: only by rendering
     frozen = stem()
-    picture = [values.detach() for values in frozen._maps(gaussians)]
-    frozen._maps = lambda _sets: picture
+    plain = frozen.maps
+    frozen.maps = lambda picture: plain(picture.detach())
     (by_place,) = torch.autograd.grad(frozen(gaussians)[:, 0].square().sum(), gaussians)
     assert (by_place[0, 0, :5] != 0).all()
     assert not by_place[0, 1:].any()
@@ -172,3 +175,29 @@ def test_a_run_from_before_the_stem_goes_on_without_one(tmp_path):
     with pytest.raises(GvitError, match=r"model\.stem"):
         train(recipe)
     train(replace(recipe, model=replace(recipe.model, stem="none")))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_reads_what_a_cpu_reads_and_passes_the_same_gradients():
+    gaussians, module = sets(4), stem()
+    found = []
+    for device in ("cpu", "cuda"):
+        leaf = gaussians.to(device).requires_grad_()
+        there = torch.ones(leaf.shape[:2], dtype=torch.bool, device=device)
+        there[:, ::3] = False
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            features = module.to(device)(leaf, there)
+            (slope,) = torch.autograd.grad(features.square().mean(), leaf)
+        found.append((features.detach().cpu(), slope.cpu()))
+    (features, slope), (other, other_slope) = found
+    assert torch.allclose(features, other, atol=1e-4)
+    assert torch.allclose(slope, other_slope, atol=1e-3 * float(slope.abs().max()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_stem_is_in_the_compiled_graph():
+    gaussians, module = sets(4).cuda(), stem().cuda()
+    compiled = torch.compile(module, fullgraph=True)
+    assert torch.allclose(compiled(gaussians), module(gaussians), atol=1e-2)

@@ -72,7 +72,7 @@ class AugmentConfig:
         saturation: the same, about each Gaussian's gray.
         hue: largest turn of the hue either way in parts of a full turn, 0 to 0.5.
         grayscale: probability of losing the colour.
-        dropout: probability of each Gaussian to be left out, 0 to below 1.
+        dropout: share of the Gaussians of each set that is left out, 0 to below 1; at least one is left.
         min_scale: standard deviations are not made smaller than this, canvas units; pass
             ``gvit.schemas.min_scale(manifest.size)`` to stay in the range of what is stored.
 
@@ -138,11 +138,11 @@ def augment(
         config: what to do.
 
     Returns:
-        The sets ``[B, N, 9]``, in the same row order, and which Gaussians are still there, bool ``[B, N]``,
-        or None where all are. Those that are not have opacity 0, so a renderer leaves them out without
-        being told; the fields of all others are in their ranges, but centres may lie off the canvas where
-        the Gaussian reaches into it. At least one in a set is always there. Without augmentation this is
-        ``gaussians`` itself.
+        The sets ``[B, K, 9]``, in the same row order, K = N but for dropout, and which of these Gaussians are
+        still there, bool ``[B, K]``, or None where all are. Those that are not have opacity 0, so a renderer
+        leaves them out without being told; the fields of all others are in their ranges, but centres may lie
+        off the canvas where the Gaussian reaches into it. At least one in a set is always there. Without
+        augmentation this is ``gaussians`` itself.
 
     Raises:
         GvitError: the sets are not ``[B, N, 9]``.
@@ -154,12 +154,11 @@ def augment(
         return uniform(seed, epoch, samples, f"augment/{stream}", count)
 
     there: Tensor | None = None
+    if config.dropout:
+        gaussians = _some(gaussians, draw("dropout", gaussians.shape[1]), config.dropout)
     if config.moves:
         gaussians = affine(gaussians, _map(aspect, draw, config), min_scale=config.min_scale)
         there = visible(gaussians)
-    if config.dropout:
-        kept = draw("dropout", gaussians.shape[1]) >= config.dropout
-        there = kept if there is None else there & kept
     if config.flip:
         gaussians = flip_x(gaussians, draw("flip").squeeze(1) < config.flip)
     if there is not None:
@@ -184,6 +183,13 @@ def _map(aspect: Tensor, draw: Callable[[str, int], Tensor], config: AugmentConf
         )
     first, *others = steps
     return first.then(others[0]) if others else first
+
+
+def _some(gaussians: Tensor, chance: Tensor, share: float) -> Tensor:
+    """Leave out a share of the rows of each set, as many of each: those of the least chance ``[B, N]``."""
+    kept = max(1, round(gaussians.shape[1] * (1.0 - share)))
+    rows = chance.topk(kept, dim=1).indices.sort(dim=1).values
+    return gaussians.gather(1, rows.unsqueeze(-1).expand(-1, -1, NUM_FIELDS))
 
 
 def _at_least_one(there: Tensor, gaussians: Tensor) -> Tensor:

@@ -6,25 +6,21 @@ import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import MethodType
 from typing import Annotated, Any
 
 import timm
 import torch
-from timm.layers.pos_embed_sincos import get_mixed_freqs
 from timm.models.naflexvit import NaFlexVit
 from torch import Tensor, nn
 
 from ...schemas.errors import GvitError
 from ...schemas.limits import Choice, Range, check_limits
 from .refiner import Refiner, RefinerConfig
+from .rope import use_continuous_rope
 from .stem import STEM_FEATURES, SplatStem, stem_flops
 from .tokens import SetTokens, TokenConfig
 
 __all__ = ["ModelConfig", "SetClassifier", "build_body", "build_model"]
-
-_ROPE_GRID = 8.0
-"""Rope coordinates run over twice this: the 14 to 16 patches per side that its frequencies are made for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +154,7 @@ def build_body(config: ModelConfig, classes: int, channels: int) -> NaFlexVit:
     """
     vit = _create_vit(config, classes, channels)
     if config.rope:
-        vit._generate_rope_naflex = MethodType(_continuous_rope, vit)  # pyright: ignore[reportPrivateUsage]
+        use_continuous_rope(vit)
     return vit
 
 
@@ -194,23 +190,6 @@ def _create_vit(config: ModelConfig, classes: int, channels: int) -> NaFlexVit:
     if not isinstance(vit, NaFlexVit):
         raise GvitError(not_a_vit)
     return vit
-
-
-def _continuous_rope(vit: NaFlexVit, x: Tensor, xy: Tensor) -> list[Tensor]:
-    """Rotary embeddings of continuous positions; stock timm would round them to a grid of pixels.
-
-    Args:
-        vit: With ``rope_type="mixed"``: learned frequencies ``[2, depth, heads, head_dim / 2]``.
-        x: Tokens ``[B, N, C]``, for their type.
-        xy: Centres in canvas coordinates ``[B, N, 2]``.
-
-    Returns:
-        One ``[B, heads, N, 2 head_dim]`` per block.
-    """
-    frequencies: Tensor = vit.rope.freqs  # pyright: ignore[reportOptionalMemberAccess, reportAssignmentType]
-    place = (xy.float() + 1.0) * _ROPE_GRID
-    t_x, t_y = (place[..., axis].unsqueeze(1) for axis in (0, 1))
-    return [get_mixed_freqs(freqs, t_x, t_y, dtype=x.dtype) for freqs in frequencies.unbind(1)]
 
 
 def _suggest(name: str, known: Sequence[str]) -> str:
