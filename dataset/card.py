@@ -36,7 +36,6 @@ _SETS_IN_TARS = """\
 - `shard-NNNNNN.tar`: the sets, a WebDataset in blocks of up to 256: `*.gaussians.npy`
   {} and `*.label.npy` [n], -1 without a class."""
 _CODES = "Stored values of the encoding {} are codes: gvit decodes them, and so does `gvit.schemas.decode`."
-_INFORMED = "Labels had a part in the sets: do not evaluate on them."
 _UNKNOWN_RIGHTS = "This card was generated and does not know under which licence they may be used."
 _CROPS = {"none": "the whole image", "center": "the largest centred square of the image"}
 
@@ -81,10 +80,18 @@ def dataset_card(dataset: Dataset, about: About | None = None) -> str:
         reading=_reading(manifest, zarr_only=zarr_only),
         command=encode_command(manifest.gaussians, manifest.size, manifest.fit, manifest.encoding),
         crop=_CROPS.get(manifest.fit.crop, manifest.fit.crop),
-        labels=_INFORMED if manifest.label_informed else "Labels had no part in them.",
+        labels=_part_of_labels(manifest),
         rights=f"The sets are published under {escaped(about.license)}." if known else _UNKNOWN_RIGHTS,
     )
     return with_front_matter(_front_matter(manifest, about, zarr_only=zarr_only), text)
+
+
+def _part_of_labels(manifest: Manifest) -> str:
+    if not manifest.label_informed:
+        return "Labels had no part in them."
+    unseen = manifest.tuning.unseen_splits if manifest.tuning else None
+    apart = f", but for the splits {escaped(', '.join(unseen))}, whose labels had none" if unseen else ""
+    return f"Labels had a part in the sets: do not evaluate on them{apart}."
 
 
 def encode_command(gaussians: int, size: int, fit: FitInfo, encoding: str) -> str:

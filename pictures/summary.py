@@ -90,7 +90,9 @@ def _facts(dataset: Dataset) -> Iterator[tuple[str, str]]:
         f"{fit.preset}, {steps_of(fit)} steps, seed {fit.seed}, crop {fit.crop}, version {fit.fit_version}",
     )
     if manifest.label_informed:
-        yield "labels", "had a part in the sets: do not evaluate on them"
+        unseen = manifest.tuning.unseen_splits if manifest.tuning else None
+        apart = f" but for {', '.join(map(printable, unseen))}" if unseen else ""
+        yield "labels", f"had a part in the sets: do not evaluate on them{apart}"
 
 
 def _splits(splits: dict[str, int]) -> str:

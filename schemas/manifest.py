@@ -79,11 +79,12 @@ class Tuning:
     """How sets that were fitted were moved afterwards, with the help of their labels.
 
     Attributes:
-        mode: of guidance: "direct".
+        mode: of guidance: "direct" or "refine".
         gamma: weight of the classifier's gradient.
         epochs: of training that moved them.
         seed: of that training.
         source: SHA-256 of the ``dataset.json`` that they were before.
+        unseen_splits: no label of these splits had a part in anything: evaluation allows them. None for none.
     """
 
     mode: Word
@@ -91,6 +92,7 @@ class Tuning:
     epochs: Count
     seed: Integer
     source: Sha256
+    unseen_splits: list[Split] | None = field(default=None, metadata={OPTIONAL: True})
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,8 @@ class Manifest:
         gaussians: Gaussians in a set (N).
         size: side of the fit's canvas in pixels.
         encoding: a name of ``ENCODINGS``.
-        label_informed: whether labels had a part in the sets; evaluation refuses such a dataset.
+        label_informed: whether labels had a part in the sets; evaluation refuses such a dataset, but for the
+            splits that ``tuning`` names.
         classes: sorted; a label is an index into them.
         splits: name to number of stored sets, sorted by name.
         psnr: None where no set is stored.

@@ -266,7 +266,7 @@ def test_guidance_that_leads_sets_too_far_is_stopped_and_named(shards, tmp_path)
     [
         ({"mode": "steer"}, "guidance.mode must be one of none, refine, direct"),
         ({"mode": "direct", "fraction": 1.5}, "guidance.fraction must be from 0 to 1"),
-        ({"mode": "refine", "write_tuned": Path("x")}, "only --guidance direct"),
+        ({"mode": "none", "write_tuned": Path("x")}, "without --guidance"),
         ({"mode": "direct", "write_tuned": Path("x")}, "--write-tuned needs --images"),
         ({"images": Path("x")}, "--images are for guidance"),
     ],

@@ -9,12 +9,13 @@ from rich.console import Console
 
 from gvit.dataset.reader import open_dataset
 from gvit.dataset.verify import verify
-from gvit.schemas import GvitError
+from gvit.schemas import GvitError, canonicalize
 from gvit.train.config import RunConfig, ScheduleConfig, TrainConfig
-from gvit.train.data.split import DataConfig
+from gvit.train.data.split import DataConfig, open_training_data
 from gvit.train.guidance.config import GuidanceConfig
 from gvit.train.guidance.source_images import open_sources
 from gvit.train.model.classifier import ModelConfig
+from gvit.train.run.guided_sets import find_guided_set, tuning_of
 from gvit.train.run.run import train
 from gvit.train.run.trained import evaluate_checkpoint
 from small_dataset import encode_for_real, save_images
@@ -173,3 +174,54 @@ def test_a_folder_that_is_not_there_is_refused(encoded, tmp_path):
     config = config_of(encoded / "shards", tmp_path / "run", guidance=guidance)
     with pytest.raises(GvitError, match=r"there is no .*nothing"):
         train(config, console=SILENT)
+
+
+@pytest.fixture(scope="module")
+def refined(encoded):
+    """The same with a refiner, that moves the sets of all splits."""
+    out = encoded / "refined"
+    guidance = replace(guidance_of(encoded, write_tuned=out), mode="refine", gamma=3.0)
+    train(config_of(encoded / "shards", encoded / "run-refined", guidance=guidance), console=SILENT)
+    return out
+
+
+def test_a_refiner_writes_all_splits_and_those_whose_labels_it_never_saw_can_be_evaluated_on(
+    encoded, refined, tmp_path
+):
+    before, after = open_dataset(encoded / "shards"), open_dataset(refined)
+    tuning = after.manifest.tuning
+    assert after.manifest.label_informed  # gvit 0.1 refuses to score on it
+    assert (tuning.mode, tuning.unseen_splits) == ("refine", ["val"])
+    assert after.manifest.splits == before.manifest.splits
+    assert not verify(refined, deep=True).faults
+    assert not np.array_equal(after.gaussians(slice(None)), before.gaussians(slice(None)))
+    summary = train(config_of(refined, tmp_path / "run", epochs=1), console=SILENT)
+    assert summary.samples == before.manifest.splits["val"]
+    assert evaluate_checkpoint(tmp_path / "run", refined)[1].top1 == summary.top1
+
+
+def test_what_is_written_is_what_the_refiner_makes_at_evaluation(encoded, refined):
+    before, after = open_dataset(encoded / "shards").split("val"), open_dataset(refined).split("val")
+    key = before.keys[0]
+    expected = find_guided_set(encoded / "run-refined", before, key)
+    difference = np.abs(canonicalize(expected.gaussians[None]) - after.by_key(key).gaussians)
+    assert difference.max() < 1e-2  # rounded to float16
+
+
+def test_a_part_of_the_training_split_of_refined_sets_is_never_held_out(refined):
+    with pytest.raises(GvitError, match="score on a part of it would mean nothing"):
+        open_training_data(DataConfig(shards=refined, val_fraction=0.3), 0)
+
+
+def test_a_split_that_shares_an_image_with_the_training_split_is_not_unseen(encoded, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(encoded / "images", images)
+    some = sorted((images / "train").rglob("*.png"))[0]
+    there = images / "val" / some.parent.name / "copy.png"
+    shutil.copy(some, there)
+    encode_for_real(images, tmp_path / "shards")
+    data = DataConfig(shards=tmp_path / "shards", allow_overlap=True)
+    config = config_of(tmp_path / "shards", tmp_path / "run", data=data)
+    config = replace(config, guidance=replace(guidance_of(encoded), mode="refine"))
+    tuning = tuning_of(config, open_training_data(data, 0), open_dataset(tmp_path / "shards"))
+    assert tuning.unseen_splits is None

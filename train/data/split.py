@@ -74,7 +74,8 @@ def open_training_data(config: DataConfig, seed: int) -> TrainingData:
             without a sample to train on; the two do not go together.
     """
     dataset = open_dataset(config.shards)
-    if dataset.manifest.label_informed and config.val_shards is None:
+    held_out = config.val_fraction is not None or _VALIDATION_SPLIT not in dataset.manifest.splits
+    if config.val_shards is None and (held_out or not _unseen(dataset)) and dataset.manifest.label_informed:
         raise GvitError(
             f"{dataset.path} was tuned with the help of its labels, and a score on a part of it would mean "
             "nothing: give the dataset that it was made from with --val-shards"
@@ -105,7 +106,7 @@ def evaluation_split(dataset: Dataset) -> Dataset:
     Raises:
         GvitError: The sets were tuned with the help of their labels, or there are none.
     """
-    if dataset.manifest.label_informed:
+    if dataset.manifest.label_informed and not _unseen(dataset):
         raise GvitError(
             f"{dataset.path} was tuned with the help of its labels; a score on it would mean nothing: "
             "evaluate on the dataset that it was made from"
@@ -114,6 +115,12 @@ def evaluation_split(dataset: Dataset) -> Dataset:
     if not len(found):
         raise GvitError(f"{dataset.path} has no sets to evaluate on: give another dataset")
     return found
+
+
+def _unseen(dataset: Dataset) -> bool:
+    """Tell whether the labels of the split "val" had no part in how sets were tuned."""
+    tuning = dataset.manifest.tuning
+    return tuning is not None and _VALIDATION_SPLIT in (tuning.unseen_splits or ())
 
 
 def check_same_kind(train: Dataset, val: Dataset) -> None:

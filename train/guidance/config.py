@@ -41,7 +41,8 @@ class GuidanceConfig:
             renderings of the stored sets.
         masks: Folder with a PNG at the path of each image that has one, white where the object is, black
             elsewhere: to report what part of the coverage lies on it. Nothing is trained on them.
-        write_tuned: Where "direct" writes the moved sets as a dataset at the end; needs images.
+        write_tuned: Where the moved sets are written as a dataset at the end: the training sets in "direct",
+            all sets in "refine"; needs images.
         refiner: The network of "refine".
 
     Raises:
@@ -66,8 +67,8 @@ class GuidanceConfig:
 
     def __post_init__(self) -> None:
         check_limits(self, "guidance.")
-        if self.write_tuned is not None and self.mode != "direct":
-            raise GvitError("only --guidance direct has moved sets for --write-tuned to write")
+        if self.write_tuned is not None and self.mode == "none":
+            raise GvitError("without --guidance refine or direct no set is moved for --write-tuned to write")
         if self.write_tuned is not None and self.images is None:
             raise GvitError("--write-tuned needs --images: a dataset states its PSNR against the images")
         if self.mode == "none" and self.images is not None:

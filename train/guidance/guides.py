@@ -28,6 +28,9 @@ from .shared_tensor import MoveStore
 from .source_images import ObjectMasks, SourceImages
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ...dataset.reader import Dataset
     from ..data.loader import Batch
     from ..model.classifier import SetClassifier
@@ -218,6 +221,10 @@ class DirectGuide(_CountingGuide):
     def moved(self, stored: Tensor, moves: Tensor) -> Tensor:
         """Return stored sets ``[b, N, 9]`` with their Gaussians moved."""
         return move(stored, moves, reach=self.config.reach, min_scale=self.min_scale)
+
+    def at_last(self, stored: Tensor, numbers: npt.NDArray[np.int64]) -> Tensor:
+        """Return training sets ``[b, N, 9]`` on the host as their moves leave them."""
+        return self.moved(stored, self.store.all[torch.from_numpy(numbers)].float())
 
     def end_epoch(self, ranks: Ranks) -> None:
         self.store.settle()

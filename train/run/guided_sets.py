@@ -1,8 +1,8 @@
-"""What guidance leaves of sets: one of them to be looked at, or all that "direct" moved as a dataset."""
+"""What guidance leaves of sets: one of them to be looked at, or all that it moved as a dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from ...dataset.commit import atomic_write, write_manifest
 from ...dataset.export import appearing, write_shards
@@ -22,6 +23,7 @@ from ...schemas.errors import GvitError
 from ...schemas.gaussians import GuidedSet, canonicalize, min_scale
 from ...schemas.manifest import MANIFEST_NAME, Manifest, Tuning
 from ..config import TrainConfig
+from ..data.overlap import digests_of, overlap_of
 from ..data.split import open_training_data
 from ..model.motion import move
 from ..model.refiner import Refiner, RefinerConfig
@@ -31,14 +33,21 @@ from .checkpoint import Checkpoint, read_checkpoint
 from .resume import CONFIG_NAME, digest_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ...dataset.reader import Dataset
     from ...schemas.rows import Row
     from ..data.split import TrainingData
     from ..guidance.source_images import FindPixels
+    from ..model.classifier import SetClassifier
 
-__all__ = ["TunedSets", "find_guided_set", "has_written", "remember_written", "tuning_of", "write_tuned"]
+__all__ = [
+    "TunedSets",
+    "find_guided_set",
+    "has_written",
+    "refined_by",
+    "remember_written",
+    "tuning_of",
+    "write_tuned",
+]
 
 _PREFIX = "refiner."
 """Of the names of a refiner's weights among a classifier's."""
@@ -138,7 +147,8 @@ def _training_part(config: TrainConfig, dataset: Dataset) -> Dataset | None:
 
 _CARD = """# Tuned Gaussians
 
-Sets that the gradient of a classifier moved, with the help of their labels: to train on, not to evaluate on.
+Sets that the gradient of a classifier moved, with the help of labels: to train on, and to evaluate on no
+split but those that `unseen_splits` in dataset.json names.
 `gvit card` writes a full card in place of this one.
 """
 
@@ -146,6 +156,8 @@ _RECORD = "tuned.sha256"
 """In the folder of a run that wrote its sets: of the manifest of what it wrote."""
 
 Floats = npt.NDArray[np.float32]
+Move = Callable[[Tensor, npt.NDArray[np.int64]], Tensor]
+"""From sets float32 ``[b, N, 9]`` on the host and their numbers in their dataset to moved ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,17 +165,15 @@ class TunedSets:
     """What is written.
 
     Attributes:
-        dataset: The sets that were trained on; no others are written.
-        moves: Of each of them, float ``[n, N, 9]`` in -1..1, see ``gvit.train.model.motion.move``.
-        reach: Factor of the largest moves.
+        dataset: The sets that are written.
+        moved: Moves them.
         find: Gives the image of a row.
         tuning: How they came about, for the manifest.
         threads: Images rendered at a time.
     """
 
     dataset: Dataset
-    moves: torch.Tensor
-    reach: float
+    moved: Move
     find: FindPixels
     tuning: Tuning
     threads: int
@@ -181,14 +191,32 @@ def remember_written(run: Path, out: Path) -> None:
     atomic_write(run / _RECORD, f"{hash_file(out / MANIFEST_NAME)}\n".encode())
 
 
-def tuning_of(config: TrainConfig, data: TrainingData) -> Tuning:
-    """Return how the sets of a run came about."""
+def refined_by(model: SetClassifier, device: torch.device) -> Move:
+    """Return what the refiner of a model, which is put into evaluation mode, makes of sets."""
+    model.eval()
+
+    @torch.no_grad()
+    def moved(stored: Tensor, _numbers: npt.NDArray[np.int64]) -> Tensor:
+        return model.refined(stored.to(device)).cpu()
+
+    return moved
+
+
+def tuning_of(config: TrainConfig, data: TrainingData, written: Dataset) -> Tuning:
+    """Return how the sets of a run that are written came about.
+
+    Of a split, the labels are unseen where no image of it was trained on.
+    """
+    trained_on = digests_of(data.train)
+    others = [name for name in written.manifest.splits if name != "train"] if written.is_whole else []
+    unseen = [name for name in others if not overlap_of(written.split(name), trained_on).sources]
     return Tuning(
-        mode="direct",
+        mode=config.guidance.mode,
         gamma=config.guidance.gamma,
         epochs=config.epochs,
         seed=config.seed,
         source=hash_file(data.train.path / MANIFEST_NAME),
+        unseen_splits=unseen or None,
     )
 
 
@@ -222,10 +250,7 @@ def _moved(
     """Stored sets, moved and rounded as they are stored."""
     manifest = sets.dataset.manifest
     gaussians = torch.from_numpy(decode(stored, manifest.encoding))
-    least = min_scale(manifest.size)
-    moved = move(
-        gaussians, sets.moves[torch.from_numpy(numbers)].float(), reach=sets.reach, min_scale=least
-    ).numpy()
+    moved = sets.moved(gaussians, numbers).numpy()
     moved[..., 0:2] = moved[..., 0:2].clip(-1.0, 1.0)
     return encode(canonicalize(moved), manifest.encoding, manifest.size)
 

@@ -7,13 +7,14 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from rich.console import Console
 
 from ...dataset.commit import atomic_write
 from ...dataset.export import check_unused
+from ...dataset.reader import open_dataset
 from ...pictures.progress import Display, say_on
 from ...schemas.errors import GvitError
 from ...schemas.gaussians import min_scale
@@ -30,7 +31,7 @@ from ..ranks import joined_ranks
 from ..settings import dump, plain
 from .about import About
 from .checkpoint import Checkpoint, CheckpointFolder
-from .guided_sets import TunedSets, has_written, remember_written, tuning_of, write_tuned
+from .guided_sets import TunedSets, has_written, refined_by, remember_written, tuning_of, write_tuned
 from .interruption import Interrupted, StopRequest, stoppable
 from .metrics import MetricLog, Standing, read_metrics, tensorboard_installed
 from .report import LARGEST_CONFUSION, draw_confusion, draw_curves
@@ -40,6 +41,7 @@ from .trainer import DivergedError, Trainer
 if TYPE_CHECKING:
     from ..config import TrainConfig
     from ..guidance.source_images import FindPixels
+    from ..model.classifier import SetClassifier
     from ..model.evaluate import Evaluation
     from ..ranks import Ranks
 
@@ -108,15 +110,18 @@ def _check_data(data: TrainingData, ranks: Ranks, console: Console) -> None:
 
 
 def _write_tuned(out: Path, trainer: Trainer, data: TrainingData, find: FindPixels) -> None:
-    config, guide = trainer.config, trainer.guide
-    if not isinstance(guide, DirectGuide):
-        return
+    """Write the training sets as "direct" has moved them, or all sets as the refiner moves any."""
+    guide = trainer.guide
+    if isinstance(guide, DirectGuide):
+        written, moved = data.train, guide.at_last
+    else:
+        model = cast("SetClassifier", trainer.evaluated)
+        written, moved = open_dataset(trainer.config.data.shards), refined_by(model, trainer.ranks.device)
     sets = TunedSets(
-        dataset=data.train,
-        moves=guide.store.all,
-        reach=config.guidance.reach,
+        dataset=written,
+        moved=moved,
         find=find,
-        tuning=tuning_of(config, data),
+        tuning=tuning_of(trainer.config, data, written),
         threads=torch.get_num_threads(),
     )
     write_tuned(sets, out)
