@@ -70,7 +70,7 @@ def test_what_is_not_there_is_not_drawn():
 
 def test_it_reads_the_centre_and_one_deviation_along_both_axes():
     gaussian = torch.tensor([[[0.1, -0.2, 0.4, 0.1, 0.5, 0, 0, 0, 1]]])
-    found = stem()._places(gaussian)[0, 0]
+    found = stem().places(gaussian)[0, 0]
     major = torch.tensor([np.cos(0.5), np.sin(0.5)], dtype=torch.float32) * 0.4
     minor = torch.tensor([-np.sin(0.5), np.cos(0.5)], dtype=torch.float32) * 0.1
     centre = torch.tensor([0.1, -0.2])
@@ -88,7 +88,7 @@ def test_the_picture_that_it_reads_is_the_rendering_and_lies_where_it_was_drawn(
     picture = seen[0][0]
     expected = (render(gaussians, SIDE, SIDE).clamp(0, 1) - 0.45) * 4
     assert torch.equal(picture, expected)
-    read = torch.nn.functional.grid_sample(picture, module._places(gaussians), align_corners=False)
+    read = torch.nn.functional.grid_sample(picture, module.places(gaussians), align_corners=False)
     assert torch.allclose(read[0, :, 0, 0] / 4 + 0.45, torch.tensor([0.9, 0.1, 0.3]), atol=0.08)
 
 

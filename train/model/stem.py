@@ -65,7 +65,7 @@ class SplatStem(nn.Module):
             picture: float32 ``[B, 3, S, S]`` in 0..1, any S from 8.
             gaussians: float32 ``[B, N, 9]``.
         """
-        places = self._places(gaussians)
+        places = self.places(gaussians)
         read = torch.cat([_read(values, places) for values in self.maps(picture)], dim=-1)
         return self.project(read)
 
@@ -76,8 +76,8 @@ class SplatStem(nn.Module):
         quarter = self.second(half)
         return [picture, half, quarter + self.third(quarter)]
 
-    def _places(self, gaussians: Tensor) -> Tensor:
-        """Where each Gaussian is read, ``[B, N, points, 2]`` in canvas units."""
+    def places(self, gaussians: Tensor) -> Tensor:
+        """Return where each Gaussian is read, ``[B, N, points, 2]`` in canvas units."""
         centre, scale, theta = gaussians[..., 0:2], gaussians[..., 2:4], gaussians[..., 4:5]
         return centre.unsqueeze(-2) + turn(self.points * scale.unsqueeze(-2), theta)
 
