@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from gvit.commands.sharing import card_command
 from gvit.fitting.config import FIT_VERSION
 from gvit.schemas import GvitError
 from gvit.train.run import model_card
-from gvit.train.run.checkpoint import WEIGHTS_NAME
+from gvit.train.run.checkpoint import WEIGHTS_NAME, read_checkpoint
 
 NAMES = {"down": "below | under", "left": "on the left", "right": "on the right"}
 SMALL = ["--epochs", "2", "--batch-size", "16", "--set", "model.depth=1", "--set", "model.width=32"]
@@ -86,6 +87,16 @@ def test_a_model_is_one_folder_with_card_config_weights_and_confusion(model):
     assert config["id2label"] == {str(i): NAMES[name] for i, name in enumerate(CLASSES)}
     assert config["data"]["classes"] == list(CLASSES)
     assert str(model.parent) not in (model / "config.json").read_text() + (model / "README.md").read_text()
+
+
+def test_the_card_says_how_the_model_reads_a_set(run, model):
+    config = json.loads((model / "config.json").read_text())
+    assert (
+        f"in a rendering of its set, {config['model']['stem_side']} pixels wide"
+        in (model / "README.md").read_text()
+    )
+    plain = replace(read_checkpoint(run).about.model, stem="none")
+    assert model_card._reading(plain) == ""
 
 
 def test_the_weights_are_those_that_were_evaluated(run, model):

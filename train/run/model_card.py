@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...dataset.card import encode_command, steps_of
 from ...dataset.class_names import read_class_names
@@ -41,6 +41,9 @@ from .checkpoint import (
     read_checkpoint,
 )
 from .resume import CONFIG_NAME as RUN_CONFIG_NAME
+
+if TYPE_CHECKING:
+    from ..model.classifier import ModelConfig
 
 __all__ = ["ModelAbout", "model_card", "model_config", "write_model"]
 
@@ -196,6 +199,7 @@ def model_card(config: SharedAbout, weights: int, about: ModelAbout, *, drawn: b
         model=escaped(config.model.name),
         weights=weights / 1e6,
         gaussians=data.gaussians,
+        reading=_reading(config.model),
         classes=len(data.classes),
         origin=f" The images that it was trained on are from {about.origin}." if about.origin else "",
         accuracy=_accuracy(config, drawn=drawn),
@@ -209,6 +213,12 @@ def model_card(config: SharedAbout, weights: int, about: ModelAbout, *, drawn: b
         labels=_labels(config),
     )
     return with_front_matter(_front_matter(title, config, about), text)
+
+
+def _reading(model: ModelConfig) -> str:
+    if model.stem == "none":
+        return ""
+    return f", and what is around it in a rendering of its set, {model.stem_side} pixels wide"
 
 
 def _front_matter(title: str, config: SharedAbout, about: ModelAbout) -> dict[str, Any]:
