@@ -26,6 +26,6 @@ class JitterGuide(DirectGuide):
         """Move some of the sets; torch is seeded by the step."""
         samples, rows = self.choose(batch, epoch)
         stored = batch.gaussians[rows]
-        moved = self.moved(stored, (torch.randn_like(stored) * gamma).clamp(-1.0, 1.0))
+        moved = self.moved(stored, (torch.randn_like(stored) * gamma * self.strength.factor).clamp(-1.0, 1.0))
         self.measure(samples, stored, moved, self.reconstruction.goal(stored, samples))
         return Guided(replace(batch, gaussians=batch.gaussians.index_put((rows,), moved)))

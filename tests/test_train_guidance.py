@@ -19,7 +19,7 @@ from gvit.train.data.augment import AugmentConfig
 from gvit.train.data.mix import MixConfig
 from gvit.train.data.split import open_training_data
 from gvit.train.guidance.config import GuidanceConfig, gamma_at
-from gvit.train.guidance.guides import DirectGuide, RefineGuide
+from gvit.train.guidance.guides import DirectGuide, RefineGuide, Strength
 from gvit.train.guidance.reconstruction import Reconstruction
 from gvit.train.guidance.shared_tensor import MoveStore
 from gvit.train.model.motion import MAX_SHIFT, move
@@ -194,11 +194,12 @@ def interrupt_at(monkeypatch, step):
     monkeypatch.setattr(Trainer, "update", update)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_an_interrupted_guided_run_goes_on_bit_for_bit(shards, tmp_path, monkeypatch, mode):
-    whole = config_of(shards, tmp_path / "whole", mode)
+@pytest.mark.parametrize(("mode", "budget"), [("refine", None), ("direct", None), ("direct", 0.3)])
+def test_an_interrupted_guided_run_goes_on_bit_for_bit(shards, tmp_path, monkeypatch, mode, budget):
+    guidance = GuidanceConfig(mode=mode, gamma=0.2, gamma_warmup=0.5, max_psnr_loss=50.0, psnr_budget=budget)
+    whole = config_of(shards, tmp_path / "whole", guidance=guidance)
     train(whole, console=SILENT)
-    parts = config_of(shards, tmp_path / "parts", mode)
+    parts = config_of(shards, tmp_path / "parts", guidance=guidance)
     with monkeypatch.context() as patched:
         interrupt_at(patched, 6)
         with pytest.raises(Interrupted):
@@ -207,6 +208,9 @@ def test_an_interrupted_guided_run_goes_on_bit_for_bit(shards, tmp_path, monkeyp
     assert curve(tmp_path / "whole") == curve(tmp_path / "parts")
     one, other = (read_checkpoint(tmp_path / name, with_state=True) for name in ("whole", "parts"))
     assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
+    states = [part.state["trainer"]["guide"] for part in (one, other)]
+    assert ("strength" in states[0]) == (budget is not None)
+    assert states[0].get("strength") == states[1].get("strength") != 1.0
     if mode == "direct":
         moves = [part.state["trainer"]["guide"]["moves"] for part in (one, other)]
         assert torch.equal(*moves)
@@ -254,6 +258,26 @@ def test_accumulated_parts_lead_to_the_same_moves(shards, tmp_path, mode):
     assert found[0][-1] > 0.0
 
 
+def test_gamma_is_adapted_until_guidance_costs_what_it_may():
+    strength, steps = Strength(), []
+    for _ in range(12):  # a world in which costs are the square of a step
+        cost = 8.0 * strength.factor**2
+        steps.append(strength.factor)
+        strength.adapt(cost, 0.5)
+    assert steps[1] == 0.5  # by no more than half at once
+    assert strength.factor == pytest.approx(0.25)
+    strength.adapt(-0.1, 0.5)  # sets that became better can be pushed harder
+    assert strength.factor == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("gamma", "sign"), [(0.01, 1), (20.0, -1)])
+def test_a_run_brings_gamma_nearer_to_its_budget(shards, tmp_path, gamma, sign):
+    guidance = GuidanceConfig(mode="direct", gamma=gamma, gamma_warmup=0.0, fraction=1.0, psnr_budget=0.3)
+    trainer = trainer_of(config_of(shards, tmp_path, guidance=replace(guidance, max_psnr_loss=50.0)))
+    trainer.train_epoch(lambda: None)
+    assert (trainer.guide.strength.factor - 1.0) * sign > 0
+
+
 def test_guidance_that_leads_sets_too_far_is_stopped_and_named(shards, tmp_path):
     guidance = GuidanceConfig(mode="direct", gamma=-50.0, gamma_warmup=0.0, step=1.0, reach=4.0, fraction=1.0)
     config = config_of(shards, tmp_path, guidance=replace(guidance, max_psnr_loss=0.5))
@@ -269,6 +293,7 @@ def test_guidance_that_leads_sets_too_far_is_stopped_and_named(shards, tmp_path)
         ({"mode": "none", "write_tuned": Path("x")}, "without --guidance"),
         ({"mode": "direct", "write_tuned": Path("x")}, "--write-tuned needs --images"),
         ({"images": Path("x")}, "--images are for guidance"),
+        ({"mode": "direct", "psnr_budget": 3.0}, "psnr_budget must be less"),
     ],
 )
 def test_contradictions_are_refused(changes, words):

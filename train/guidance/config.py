@@ -36,6 +36,8 @@ class GuidanceConfig:
         reach: Factor of the largest moves in "direct", above 0 to 4.
         resolution: Side of the renderings in pixels, from 8 to the size of the fit; None takes the fit's up
             to 64 pixels and half of it above.
+        psnr_budget: What guidance may cost the sets, dB, above 0: after each epoch gamma is made larger or
+            smaller until it costs that much. None leaves gamma as it is.
         max_psnr_loss: Stop where the guided sets lose more than this against the stored ones, dB, above 0.
         images: Folder that was encoded, to reconstruct the images themselves; None reconstructs the
             renderings of the stored sets.
@@ -59,6 +61,7 @@ class GuidanceConfig:
     step: Annotated[float, Range(0.0, 1.0, above=True)] = 0.25
     reach: Annotated[float, Range(0.0, 4.0, above=True)] = 1.0
     resolution: Annotated[int | None, Range(8)] = None
+    psnr_budget: Annotated[float | None, Range(0.0, 100.0, above=True)] = None
     max_psnr_loss: Annotated[float, Range(0.0, 100.0, above=True)] = 3.0
     images: Path | None = None
     masks: Path | None = None
@@ -75,6 +78,10 @@ class GuidanceConfig:
             raise GvitError("--images are for guidance: give --guidance refine or direct, or leave them out")
         if self.mode == "none" and self.masks is not None:
             raise GvitError("guidance.masks say what guidance moved: give --guidance refine or direct")
+        if self.psnr_budget is not None and self.psnr_budget >= self.max_psnr_loss:
+            raise GvitError(
+                "guidance.psnr_budget must be less than guidance.max_psnr_loss, which stops the run"
+            )
 
     def side(self, size: int) -> int:
         """Return the side of the renderings for sets fitted at a size, in pixels.

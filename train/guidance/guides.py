@@ -11,8 +11,9 @@ set, and never a move of "direct".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,9 @@ _LARGEST_SHARE = 3.0
 """Of a normalised gradient: no coordinate steps further than this many times the root mean square."""
 
 _TINY = 1e-30
+
+_EASY, _STRONG = 0.5, 2.0
+"""Factors of gamma by which an epoch may change it towards its budget."""
 
 
 def _nothing() -> None:
@@ -93,6 +97,18 @@ class Guide:
         """Go back to a saved state; all ranks at the same time."""
 
 
+@dataclass(slots=True)
+class Strength:
+    """By what gamma is multiplied, so that guidance costs what it may."""
+
+    factor: float = 1.0
+
+    def adapt(self, cost: float, budget: float) -> None:
+        """Change it after an epoch that has cost so many dB: costs grow about as the square of a step."""
+        wanted = math.sqrt(budget / max(cost, budget * _EASY**4))
+        self.factor *= min(max(wanted, _EASY), _STRONG)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _CountingGuide(Guide):
     """A guide that moves sets, and counts how.
@@ -102,12 +118,20 @@ class _CountingGuide(Guide):
         reconstruction: What the moved sets are compared with.
         movement: Counts what moves.
         seed: Of the run.
+        strength: Of gamma.
     """
 
     config: GuidanceConfig
     reconstruction: Reconstruction
     movement: Movement
     seed: int
+    strength: Strength = field(default_factory=Strength)
+
+    def end_epoch(self, ranks: Ranks) -> None:
+        """Bring gamma nearer to its budget; all ranks at the same time."""
+        budget, moved = self.config.psnr_budget, self.report(ranks)
+        if budget is not None and moved is not None:
+            self.strength.adapt(moved.psnr_loss, budget)
 
     def report(self, ranks: Ranks) -> MovementReport | None:
         return self.movement.report(self.reconstruction, ranks)
@@ -116,10 +140,12 @@ class _CountingGuide(Guide):
         self.movement.clear()
 
     def state(self, ranks: Ranks) -> dict[str, Any]:
-        return {"movement": self.movement.state(ranks)}
+        adapted = {} if self.config.psnr_budget is None else {"strength": self.strength.factor}
+        return {"movement": self.movement.state(ranks), **adapted}
 
     def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
         self.movement.restore(state["movement"], ranks)
+        self.strength.factor = state.get("strength", 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +164,7 @@ class RefineGuide(_CountingGuide):
         if partner is not None:
             stored = torch.cat([stored, partner.gaussians])
         moves = self.refiner(stored)
-        seen = _ScaleGradient.apply(moves, gamma)
+        seen = _ScaleGradient.apply(moves, gamma * self.strength.factor)
         self.movement.watch(seen)
         moved = self.refiner.moved(stored, seen)
         if partner is not None:
@@ -186,7 +212,7 @@ class DirectGuide(_CountingGuide):
         back = self._way_back(before, stored, goal)
 
         def step() -> None:
-            push = self.config.step * gamma * _bounded(seen_moves.grad)
+            push = self.config.step * gamma * self.strength.factor * _bounded(seen_moves.grad)
             moves = (before - push - back).clamp(-1.0, 1.0)
             self.store.write(samples, moves)
             self.measure(samples, stored, self.moved(stored, moves), goal)
@@ -227,6 +253,7 @@ class DirectGuide(_CountingGuide):
         return self.moved(stored, self.store.all[torch.from_numpy(numbers)].float())
 
     def end_epoch(self, ranks: Ranks) -> None:
+        super().end_epoch(ranks)
         self.store.settle()
         ranks.wait()
 
