@@ -33,8 +33,8 @@ from gvit.train.data.split import DataConfig, TrainingData
 from gvit.train.guidance.config import GuidanceConfig
 from gvit.train.model.classifier import ModelConfig
 from gvit.train.ranks import Ranks, pick_device
+from gvit.train.run.means import resolve_precision
 from gvit.train.run.run import build_trainer
-from gvit.train.run.trainer import resolve_precision
 
 __all__ = ["losses", "run"]
 

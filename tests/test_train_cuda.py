@@ -26,11 +26,11 @@ from gvit.train.guidance.movement import Movement
 from gvit.train.guidance.reconstruction import Reconstruction
 from gvit.train.model.classifier import ModelConfig, build_model
 from gvit.train.model.refiner import RefinerConfig
-from gvit.train.run import trainer as trainer_module
+from gvit.train.run import means
 from gvit.train.run.checkpoint import read_checkpoint
+from gvit.train.run.means import made_here, resolve_compile
 from gvit.train.run.metrics import read_metrics
 from gvit.train.run.run import train
-from gvit.train.run.trainer import _made_here, resolve_compile
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -163,7 +163,8 @@ def test_a_step_stays_on_the_gpu(monkeypatch, mode, augment, mixing):
     assert logits.dtype == torch.bfloat16
     assert made.gaussians.dtype == torch.float32
     assert sum(watch.launched.values()) < (600 if augment is FLIP else 1600)
-    assert masks[-2:] == 2 * [None if augment is FLIP else (SETS, 1, 1, COUNT)]
+    kept = round(COUNT * (1 - augment.dropout))  # the others have left the sets
+    assert masks[-2:] == 2 * [None if augment is FLIP else (SETS, 1, 1, kept)]
     assert watch.products[torch.bfloat16] >= 8
     assert mode == "refine" or not watch.products[torch.float32]
 
@@ -253,7 +254,7 @@ def test_an_optimiser_goes_on_with_the_kernels_of_its_own_device(fused, other):
     weight.grad = torch.ones(3)
     theirs.step()
     state = theirs.state_dict()
-    ours.load_state_dict(_made_here(state, ours))
+    ours.load_state_dict(made_here(state, ours))
     assert ours.param_groups[0]["fused"] is other
     assert state["param_groups"][0]["fused"] is fused
     ours.step()
@@ -261,11 +262,11 @@ def test_an_optimiser_goes_on_with_the_kernels_of_its_own_device(fused, other):
 
 def test_long_runs_on_gpus_with_a_compiler_are_compiled_unless_it_is_said_otherwise(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    monkeypatch.setattr(trainer_module.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(means.shutil, "which", lambda name: f"/usr/bin/{name}")
     assert [resolve_compile(asked, cpu, 10**6) for asked in (None, True, False)] == [False, True, False]
     assert [resolve_compile(asked, gpu, 10**6) for asked in (None, True, False)] == [True, True, False]
     assert [resolve_compile(asked, gpu, 100) for asked in (None, True, False)] == [False, True, False]
-    monkeypatch.setattr(trainer_module.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(means.shutil, "which", lambda _name: None)
     assert resolve_compile(None, gpu, 10**6) is False
 
 

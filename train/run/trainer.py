@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
-from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -29,6 +27,7 @@ from ..data.loader import Batch, SetLoader
 from ..guidance.config import gamma_at
 from ..guidance.guides import Guide
 from ..model.evaluate import Evaluation, classifier_of, evaluate
+from .means import made_here, make_optimiser, resolve_compile, resolve_precision, share_of, wrap
 
 if TYPE_CHECKING:
     from ..config import TrainConfig
@@ -42,7 +41,6 @@ __all__ = ["DivergedError", "Interval", "Trainer"]
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LINES_PER_EPOCH = 10
-_STEPS_TO_COMPILE_FOR = 2000
 _NO_NUMBER, _CALMER = "the loss is no number any more", "a lower --lr, or --precision float32"
 
 
@@ -103,14 +101,14 @@ class Trainer:
         self._plan = BatchPlan(config.seed, self.classes, config.optim.label_smoothing, augment, config.mix)
         steps = len(data.train) // config.batch_size * config.epochs
         self._compiled = resolve_compile(config.run.compile, ranks.device, steps)
-        self._network = _wrap(model, ranks, compiled=self._compiled)
+        self._network = wrap(model, ranks, compiled=self._compiled)
         self._prepare = torch.compile(self._plan.prepare) if self._compiled else self._plan.prepare
         self._type = _TYPES[resolve_precision(config.run.precision, ranks.device)]
         self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=self._type is torch.float16)
         if ranks.device.type == "cuda":  # float32 products by TF32; what is geometry multiplies no matrices
             torch.set_float32_matmul_precision("high")
-        self._optimiser = _make_optimiser(config, model, ranks.device)
-        share = _share(config, ranks)
+        self._optimiser = make_optimiser(config, model, ranks.device)
+        share = share_of(config, ranks)
         place: dict[str, Any] = {
             "batch_size": share,
             "seed": config.seed,
@@ -324,7 +322,7 @@ class Trainer:
         self.model.load_state_dict(weights)
         if self.ema is not None and ema is not None:
             self.ema.module.load_state_dict(ema)
-        self._optimiser.load_state_dict(_made_here(state["optimiser"], self._optimiser))
+        self._optimiser.load_state_dict(made_here(state["optimiser"], self._optimiser))
         self._proven = False
         self._scaler.load_state_dict(state["scaler"])
         self._sums = state["sums"].to(self.ranks.device)
@@ -349,25 +347,6 @@ def _alike(found: Any, own: Any) -> bool:  # noqa: ANN401
     return True
 
 
-def resolve_precision(name: str, device: torch.device) -> str:
-    """Return the precision that "auto" stands for on a device: bfloat16 where a GPU has it."""
-    if name != "auto":
-        return name
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-
-
-def resolve_compile(asked: bool | None, device: torch.device, steps: int) -> bool:
-    """Return whether to compile: as asked, else where it pays.
-
-    That is on a GPU, in a run of so many steps that the minute it takes is won back, and where there is the C
-    compiler that it needs.
-    """
-    if asked is not None:
-        return asked
-    pays = device.type == "cuda" and steps >= _STEPS_TO_COMPILE_FOR
-    return pays and any(map(shutil.which, ("cc", "gcc", "clang")))
-
-
 def _parts(model: nn.Module) -> list[list[nn.Parameter]]:
     """Parameters whose gradients are clipped together: a refiner's, from other losses, and all others."""
     refiner = getattr(model, "refiner", None)
@@ -375,48 +354,6 @@ def _parts(model: nn.Module) -> list[list[nn.Parameter]]:
     known = {id(parameter) for parameter in apart}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
     return [part for part in (rest, apart) if part]
-
-
-def _wrap(model: nn.Module, ranks: Ranks, *, compiled: bool) -> nn.Module:
-    network = cast("nn.Module", torch.compile(model)) if compiled else model
-    if ranks.world == 1:
-        return network
-    return DistributedDataParallel(network, device_ids=None if ranks.device.type == "cpu" else [ranks.device])
-
-
-def _make_optimiser(config: TrainConfig, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    optim = config.optim
-    fused: dict[str, Any] = {"fused": True} if optim.name == "adamw" and device.type == "cuda" else {}
-    try:
-        return create_optimizer_v2(
-            model,
-            opt=optim.name,
-            lr=config.schedule.lr,
-            weight_decay=optim.weight_decay,
-            betas=optim.betas,
-            **fused,
-        )
-    except (ValueError, AssertionError, TypeError) as error:
-        raise GvitError(f"optim.name {optim.name!r} is no optimiser of timm that fits: {error}") from error
-
-
-def _share(config: TrainConfig, ranks: Ranks) -> int:
-    share, rest = divmod(config.batch_size, ranks.world)
-    if rest:
-        raise GvitError(
-            f"a batch of {config.batch_size} cannot be shared equally by {ranks.world} ranks: "
-            "choose a multiple with --batch-size"
-        )
-    return share
-
-
-def _made_here(state: dict[str, Any], own: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return an optimiser's state with the kernels of this device in place of those that wrote it."""
-    groups = [
-        {**group, "fused": ours["fused"]} if "fused" in group and "fused" in ours else group
-        for group, ours in zip(state["param_groups"], own.param_groups, strict=False)
-    ]
-    return {**state, "param_groups": groups} if len(groups) == len(state["param_groups"]) else state
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
