@@ -200,4 +200,5 @@ def test_a_gpu_reads_what_a_cpu_reads_and_passes_the_same_gradients():
 def test_on_a_gpu_the_stem_is_in_the_compiled_graph():
     gaussians, module = sets(4).cuda(), stem().cuda()
     compiled = torch.compile(module, fullgraph=True)
-    assert torch.allclose(compiled(gaussians), module(gaussians), atol=1e-2)
+    with torch.backends.cudnn.flags(allow_tf32=False):  # convolutions else differ by a thousandth
+        assert torch.allclose(compiled(gaussians), module(gaussians), atol=1e-3)
