@@ -2,7 +2,7 @@
 
 "patches" are patches by a linear projection. "stem-patches" are patches of the quarter map of the very
 convolutions that the splat stem runs over a rendering, the photograph being as large. "stem-grid" reads that
-stem where and as it reads Gaussians, at round ones on the grid. All have what sets have, the continuous rope
+stem as it is read for Gaussians, at the places of a grid. All have what sets have, the continuous rope
 where the recipe has it and dropped tokens, and learned positions.
 """
 
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gvit.schemas import GvitError
-from gvit.schemas.gaussians import NUM_FIELDS
 from gvit.train.model.classifier import build_body
 from gvit.train.model.stem import STEM_FEATURES, SplatStem
 
@@ -84,17 +83,15 @@ class _StemPatches(nn.Module):
 
 
 class _StemGrid(nn.Module):
-    """The stem's features at round Gaussians in the middle of patches, their deviation half a patch."""
+    """The stem's features in the middle of patches."""
 
     grid: Tensor
     channels = STEM_FEATURES
 
-    def __init__(self, size: int, places: Tensor, per_side: int) -> None:
+    def __init__(self, size: int, places: Tensor) -> None:
         super().__init__()
         self.stem = SplatStem(size)
-        grid = torch.zeros(len(places), NUM_FIELDS)
-        grid[:, 0:2], grid[:, 2:4] = places, 1.0 / per_side
-        self.register_buffer("grid", grid, persistent=False)
+        self.register_buffer("grid", places, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.stem.read(_resized(images, self.stem.side), self.grid.expand(len(images), -1, -1))
@@ -162,7 +159,7 @@ def build_grid_classifier(
         module = {
             "patches": lambda: _LinearPatches(pixels, side),
             "stem-patches": lambda: _StemPatches(config.stem_side, per_side),
-            "stem-grid": lambda: _StemGrid(config.stem_side, places, per_side),
+            "stem-grid": lambda: _StemGrid(config.stem_side, places),
         }[reader]()
         body = build_body(config, classes, module.channels + _POSITION)
         return GridClassifier(module, body, places)

@@ -12,7 +12,6 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
 from gvit.fitting.config import FitConfig
@@ -23,7 +22,6 @@ from gvit.pictures.page import GREY, INK, PAPER, write
 from gvit.pictures.view import to_pixels
 from gvit.rendering.arrays import render_numpy
 from gvit.schemas import decode
-from gvit.train.model.stem import SplatStem
 
 PHOTO = "chelsea.png"
 COUNTS = (64, 256, 1024)
@@ -75,14 +73,12 @@ def draw_reading() -> Image.Image:
         (draw_ellipses(gaussians[chosen], SIZE), f"{SHOWN} of them", "and where each is read"),
         (picture, "what is read", f"the set, {READ_SIDE} pixels wide"),
     ]
-    places = SplatStem(READ_SIDE).places(torch.from_numpy(gaussians[chosen][None]))[0].flatten(0, 1)
     for column, (picture, name, note) in enumerate(columns):
         left = column * (SIZE + GAP)
         page.paste(picture, (left, 0))
         _caption(pen, (left, SIZE), name, note)
-        for x, y in ((places + 1.0) * SIZE / 2.0).tolist() if column else []:
-            if 0 <= x < SIZE and 0 <= y < SIZE:
-                pen.ellipse((left + x - DOT, y - DOT, left + x + DOT, y + DOT), MARK, INK)
+        for x, y in ((gaussians[chosen, :2] + 1.0) * SIZE / 2.0).tolist() if column else []:
+            pen.ellipse((left + x - DOT, y - DOT, left + x + DOT, y + DOT), MARK, INK)
     return page
 
 

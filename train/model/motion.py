@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...schemas.gaussians import MIN_OPACITY
 
-__all__ = ["MAX_SHIFT", "move", "turn"]
+__all__ = ["MAX_SHIFT", "move"]
 
 MAX_SHIFT = 0.5
 """Of the centre along each axis at reach 1, in standard deviations."""
@@ -38,7 +38,7 @@ def move(gaussians: Tensor, moves: Tensor, *, reach: float, min_scale: float) ->
     """
     centre, scale, theta, colour, opacity = gaussians.split([2, 2, 1, 3, 1], dim=-1)
     along, growth, angle, tint, weight = (moves.float() * reach).split([2, 2, 1, 3, 1], dim=-1)
-    shift = turn(along * MAX_SHIFT * scale, theta.squeeze(-1))
+    shift = _turned(along * MAX_SHIFT * scale, theta.squeeze(-1))
     odds = (weight * _MAX_WEIGHT).exp()
     return torch.cat(
         [
@@ -52,7 +52,7 @@ def move(gaussians: Tensor, moves: Tensor, *, reach: float, min_scale: float) ->
     )
 
 
-def turn(offsets: Tensor, theta: Tensor) -> Tensor:
-    """Return offsets ``[..., 2]`` along the axes of Gaussians as x and y; theta must broadcast."""
+def _turned(offsets: Tensor, theta: Tensor) -> Tensor:
+    """Offsets ``[..., 2]`` along the axes of Gaussians as x and y; theta must broadcast."""
     (u, v), cos, sin = offsets.unbind(-1), theta.cos(), theta.sin()
     return torch.stack([cos * u - sin * v, sin * u + cos * v], dim=-1)

@@ -1,8 +1,8 @@
 """The splat stem: what stands around a Gaussian, read from the rendering of its own set.
 
 A token's nine numbers say nothing of its neighbours. The stem draws the very set that the classifier is
-given, small, runs three convolutions over the picture, and reads picture and maps at each Gaussian's centre
-and one standard deviation either way along both of its axes. It needs no image, only the set.
+given, small, runs three convolutions over the picture, and reads picture and maps at each Gaussian's centre.
+It needs no image, only the set.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from ...rendering.operator import render
 from ..data.augment import only
-from .motion import turn
 
 __all__ = ["STEM_FEATURES", "SplatStem", "stem_flops"]
 
@@ -22,8 +21,7 @@ STEM_FEATURES = 64
 
 _COLOURS, _HALF, _QUARTER = 3, 32, 64  # channels of the picture, the half map, the quarter map
 _GROUPS = 4
-_POINTS = ((0.0, 0.0), (1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0))  # standard deviations along the axes
-_SAMPLED = len(_POINTS) * (_COLOURS + _HALF + _QUARTER)
+_READ = _COLOURS + _HALF + _QUARTER
 _MEAN, _GAIN = 0.45, 4.0  # about the mean and one over the deviation of colours in photographs
 
 
@@ -34,16 +32,13 @@ class SplatStem(nn.Module):
         side: Of the square rendering, in pixels.
     """
 
-    points: Tensor
-
     def __init__(self, side: int) -> None:
         super().__init__()
         self.side = side
         self.first = _layer(_COLOURS, _HALF, stride=2)
         self.second = _layer(_HALF, _QUARTER, stride=2)
         self.third = _layer(_QUARTER, _QUARTER, stride=1)
-        self.project = nn.Linear(_SAMPLED, STEM_FEATURES)
-        self.register_buffer("points", torch.tensor(_POINTS), persistent=False)
+        self.project = nn.Linear(_READ, STEM_FEATURES)
 
     def forward(self, gaussians: Tensor, valid: Tensor | None = None, rank: Tensor | None = None) -> Tensor:
         """Return features ``[B, N, STEM_FEATURES]`` of sets, differentiable by rendering and by places.
@@ -56,18 +51,17 @@ class SplatStem(nn.Module):
         with torch.autocast(gaussians.device.type, enabled=False):
             gaussians = gaussians.float()
             drawn = render(_drawn_order(gaussians, valid, rank), self.side, self.side)
-            return self.read(drawn.clamp(0.0, 1.0), gaussians)
+            return self.read(drawn.clamp(0.0, 1.0), gaussians[..., 0:2])
 
-    def read(self, picture: Tensor, gaussians: Tensor) -> Tensor:
-        """Return features ``[B, N, STEM_FEATURES]`` of a picture at the places of Gaussians.
+    def read(self, picture: Tensor, places: Tensor) -> Tensor:
+        """Return features ``[B, N, STEM_FEATURES]`` of a picture at some places.
 
         Args:
             picture: float32 ``[B, 3, S, S]`` in 0..1, any S from 8.
-            gaussians: float32 ``[B, N, 9]``.
+            places: float32 ``[B, N, 2]`` in canvas units.
         """
-        places = self.places(gaussians)
-        read = torch.cat([_read(values, places) for values in self.maps(picture)], dim=-1)
-        return self.project(read)
+        read = [_read(values, places) for values in self.maps(picture)]
+        return self.project(torch.cat(read, dim=1).transpose(1, 2))
 
     def maps(self, picture: Tensor) -> list[Tensor]:
         """Return the whitened picture ``[B, 3, S, S]``, and the maps at half and at a quarter of its side."""
@@ -75,11 +69,6 @@ class SplatStem(nn.Module):
         half = self.first(picture)
         quarter = self.second(half)
         return [picture, half, quarter + self.third(quarter)]
-
-    def places(self, gaussians: Tensor) -> Tensor:
-        """Return where each Gaussian is read, ``[B, N, points, 2]`` in canvas units."""
-        centre, scale, theta = gaussians[..., 0:2], gaussians[..., 2:4], gaussians[..., 4:5]
-        return centre.unsqueeze(-2) + turn(self.points * scale.unsqueeze(-2), theta)
 
 
 def _layer(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
@@ -99,13 +88,13 @@ def _drawn_order(gaussians: Tensor, valid: Tensor | None, rank: Tensor | None) -
 
 
 def _read(values: Tensor, places: Tensor) -> Tensor:
-    """Read a map ``[B, C, h, w]`` bilinearly at places ``[B, N, P, 2]``: ``[B, N, P C]``."""
-    read = functional.grid_sample(values, places, padding_mode="border", align_corners=False)
-    return read.permute(0, 2, 3, 1).flatten(2)
+    """Read a map ``[B, C, h, w]`` bilinearly at places ``[B, N, 2]``: ``[B, C, N]``."""
+    grid = places.unsqueeze(2)
+    return functional.grid_sample(values, grid, padding_mode="border", align_corners=False).squeeze(3)
 
 
 def stem_flops(side: int, tokens: int) -> float:
     """Return the operations of convolutions and projection for one set, multiply and add counted apart."""
     half, quarter = -(-side // 2), -(-side // 4)
     maps = half**2 * _COLOURS * _HALF + quarter**2 * (_HALF + _QUARTER) * _QUARTER
-    return 2.0 * (9 * maps + tokens * _SAMPLED * STEM_FEATURES)
+    return 2.0 * (9 * maps + tokens * _READ * STEM_FEATURES)
