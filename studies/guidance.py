@@ -35,7 +35,7 @@ from gvit.pipeline.encode import encode
 from gvit.schemas import GvitError
 from gvit.studies.jitter import JitterGuide
 from gvit.studies.outcomes import Outcome, compare, note, noted, print_table, train
-from gvit.studies.parity import pixels_of, trainer_of
+from gvit.studies.parity import common_options, pixels_of, trainer_of
 from gvit.train.data.mix import MixConfig
 from gvit.train.data.split import open_training_data
 from gvit.train.guidance.source_images import open_sources
@@ -86,29 +86,12 @@ def config_of(name: str, seed: int, shards: Path, out: Path, given: argparse.Nam
     return replace(read_config(given.recipe, None, flags, assignments), mix=MixConfig())
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("images", type=Path)
-    parser.add_argument("--run", action="append", default=[], metavar="MODE [FIELD=VALUE...]")
-    parser.add_argument("--num-gaussians", type=int, default=64)
-    parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--preset", default="default")
-    parser.add_argument("--recipe", default="tiny")
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--held-out", type=float, help="part of train/ to evaluate on in place of val/")
-    parser.add_argument("--shards", type=Path, required=True, help="where the encoded images are or go")
-    parser.add_argument("--log", type=Path, required=True, help="where finished runs are noted")
-    parser.add_argument("--threads", type=int, help="of torch")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
-
-
 def main() -> None:
     """Run from the command line."""
-    given = _parse()
+    parser = common_options(__doc__)
+    parser.add_argument("--run", action="append", default=[], metavar="MODE [FIELD=VALUE...]")
+    parser.add_argument("--preset", default="default")
+    given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
     console = Console(stderr=True)

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from gvit.train.data.split import TrainingData
     from gvit.train.run.trainer import Trainer
 
-__all__ = ["ARMS", "Pixels", "config_of", "pixels_of", "run", "trainer_of"]
+__all__ = ["ARMS", "Pixels", "common_options", "config_of", "pixels_of", "run", "trainer_of"]
 
 _BASE, _BLIND = "gaussians", "blind"
 ARMS = (_BASE, _BLIND, *READERS)
@@ -173,15 +173,14 @@ def pixels_of(part: Dataset, images: Path) -> torch.Tensor:
     return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+def common_options(about: str | None) -> argparse.ArgumentParser:
+    """Return a parser of what all studies take."""
+    parser = argparse.ArgumentParser(description=(about or "").split("\n\n")[0])
     parser.add_argument("images", type=Path)
-    parser.add_argument("--arm", action="append", default=[], metavar="ARM [SECTION.FIELD=VALUE...]")
     parser.add_argument("--num-gaussians", type=int, default=64)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--recipe", default="tiny")
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--seconds", type=float, help="budget of a run, in place of epochs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--held-out", type=float, help="part of train/ to evaluate on in place of val/")
@@ -190,12 +189,15 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    return parser
 
 
 def main() -> None:
     """Run from the command line."""
-    given = _parse()
+    parser = common_options(__doc__)
+    parser.add_argument("--arm", action="append", default=[], metavar="ARM [SECTION.FIELD=VALUE...]")
+    parser.add_argument("--seconds", type=float, help="budget of a run, in place of epochs")
+    given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
     found = run(
