@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -134,22 +135,22 @@ def _interval(change: npt.NDArray[np.int64]) -> tuple[float, float]:
 
 
 def print_table(results: list[dict[str, Any]], base: str) -> None:
-    """Print what `compare` found."""
-    against = f"against {base} (points)"
-    table = Table(
-        "run", "seeds", "top-1 mean", "spread", against, "95 % interval", "dB", "time", "weights", "epochs"
-    )
+    """Print what `compare` found; points and time are against the base."""
+    guided = any(found["psnr_loss"] is not None for found in results)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in ("run", "top-1", "seeds", "points", *(["dB"] if guided else []), "time", "weights", "epochs"):
+        table.add_column(name, overflow="fold")
     for found in results:
-        spread = "" if found["spread"] is None else f"{found['spread']:.2%}"
-        lost = "" if found["psnr_loss"] is None else f"{-found['psnr_loss']:+.2f}"
-        paired = ["", "", ""]
+        spread = "" if found["spread"] is None else f" ± {100 * found['spread']:.2f}"
+        points, ratio = "", ""
         if "difference" in found:
             low, high = found["interval"]
-            paired = [f"{100 * found['difference']:+.2f}", f"{100 * low:+.2f} to {100 * high:+.2f}"]
-            paired.append(f"{found['time_ratio']:.2f}")
+            points = f"{100 * found['difference']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+            ratio = f"{found['time_ratio']:.2f}"
+        lost = "" if found["psnr_loss"] is None else f"{-found['psnr_loss']:+.2f}"
+        scores = (found["name"], f"{found['mean']:.2%}{spread}", str(len(found["top1"])), points)
         sizes = (f"{found['weights']:,}", str(found["epochs"]))
-        seeds = str(len(found["top1"]))
-        table.add_row(
-            found["name"], seeds, f"{found['mean']:.2%}", spread, *paired[:2], lost, paired[2], *sizes
-        )
-    Console().print(table)
+        table.add_row(*scores, *([lost] if guided else []), ratio, *sizes)
+    console = Console()
+    console.print(table)
+    console.print(f"points (95 % interval) and time against {base}, by seed and image", highlight=False)
