@@ -80,7 +80,7 @@ Images = Annotated[
 ]
 WriteTuned = Annotated[
     Path | None,
-    typer.Option(help="Write what direct moved as a dataset, to train on.", rich_help_panel=_GUIDING),
+    typer.Option(help="Write what guidance moved as a dataset, to train on.", rich_help_panel=_GUIDING),
 ]
 Out = Annotated[
     Path | None,

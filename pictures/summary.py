@@ -91,7 +91,7 @@ def _facts(dataset: Dataset) -> Iterator[tuple[str, str]]:
     )
     if manifest.label_informed:
         unseen = manifest.tuning.unseen_splits if manifest.tuning else None
-        apart = f" but for {', '.join(map(printable, unseen))}" if unseen else ""
+        apart = f", except {', '.join(map(printable, unseen))}" if unseen else ""
         yield "labels", f"had a part in the sets: do not evaluate on them{apart}"
 
 
