@@ -76,6 +76,15 @@ Labels = Annotated[
         rich_help_panel=_STORAGE,
     ),
 ]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KIND",
+        help="What is meant although it looks like a mistake; the refusal says which.",
+        show_default=False,
+        rich_help_panel=_FIT,
+    ),
+]
 ClassNames = Annotated[
     Path | None,
     typer.Option(
@@ -156,6 +165,7 @@ def encode_command(
     seed: Seed = 0,
     crop: CropName = "none",
     labels: Labels = None,
+    accept: Accept = None,
     class_names: ClassNames = None,
     store: Store = "auto",
     shard_size: ShardSize = "auto",
@@ -203,6 +213,7 @@ def encode_command(
             target_psnr=target_psnr,
         ),
         labels=labels,
+        accept=tuple(accept or ()),
         class_names=class_names,
         crop=cast("Crop", crop),  # checked by the config
         store=None if store == "auto" else store,
@@ -283,6 +294,8 @@ def _tell_estimate(found: Estimate) -> None:
         "unknown: no probed image can be fitted" if found.seconds is None else plain_duration(found.seconds)
     )
     say(f"{found.images} images in {found.shards} shards, {found.ignored} other files passed over")
+    for folder, images in found.beside.items():
+        say(f"left out, for it lies beside the splits: {folder}, {images} images")
     say(f"about {found.bytes / 1e6:.1f} MB and {probed} on this machine alone; nothing was written")
 
 

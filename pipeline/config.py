@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..fitting.config import FIT_VERSION, FitConfig
+from ..images.accept import KINDS
 from ..images.decode import Crop  # noqa: TC001
 from ..rendering.cores import usable_cores
 from ..schemas.encoding import ENCODINGS, default_encoding
@@ -107,6 +108,7 @@ class EncodeConfig:
             `s3://bucket/name`, or a path made of one.
         fit: How many Gaussians, at which size, with how much work.
         labels: A file of labels, see `labels.read_labels`, or None.
+        accept: What is meant although it looks like a mistake, some of `images.accept.KINDS`.
         class_names: A file that gives names to the classes, see `class_names_file`, or None. No part of the
             fingerprint, as nothing but `class-names.json` and the card depend on it.
         crop: "none" squeezes the whole image onto the square canvas, "center" its largest centred square.
@@ -121,6 +123,7 @@ class EncodeConfig:
     destination: Path | str
     fit: FitConfig
     labels: Path | None = None
+    accept: tuple[str, ...] = ()
     class_names: Path | None = None
     crop: Annotated[Crop, Choice(("none", "center"))] = "none"
     store: Annotated[str | None, Choice(tuple(ENCODINGS))] = None
@@ -130,6 +133,9 @@ class EncodeConfig:
 
     def __post_init__(self) -> None:
         check_limits(self)
+        unknown = sorted(set(self.accept) - set(KINDS))
+        if unknown:
+            raise GvitError(f"--accept takes {', '.join(KINDS)}, not {unknown[0]!r}")
         limit = ENCODINGS[self.encoding].max_size
         if limit is not None and self.fit.size > limit:
             raise GvitError(

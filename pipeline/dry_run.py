@@ -35,7 +35,8 @@ class Estimate:
     """What an encode would do; `seconds` is None where none of the probed images can be fitted.
 
     `splits` counts the images of each split, `classes` those of each class by name, `ignored` the files that
-    are no images; `bytes` and `seconds` are estimates.
+    are no images, `beside` the images of each folder that is left out beside the splits; `bytes` and
+    `seconds` are estimates.
     """
 
     images: int
@@ -45,6 +46,7 @@ class Estimate:
     shards: int
     bytes: int
     seconds: float | None
+    beside: dict[str, int]
 
 
 def estimate(config: EncodeConfig, *, fitter_factory: FitterFactory | None = None) -> Estimate:
@@ -66,6 +68,7 @@ def estimate(config: EncodeConfig, *, fitter_factory: FitterFactory | None = Non
         shards=len(found.plan.shards),
         bytes=_bytes(config, found),
         seconds=_seconds(config, found, fitter_factory),
+        beside=dict(found.listing.beside),
     )
 
 

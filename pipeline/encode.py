@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from ..pictures.progress import say_on
 from .install import check_install, factory_of
 from .place.lease import Lease
 from .run import EncodeSummary, Run
@@ -37,6 +38,8 @@ def encode(
         check_install(config.run)
         fitter_factory = factory_of(config.run)
     found = survey(config)
+    for folder, images in found.listing.beside.items():
+        say_on(console, f"left out, for it lies beside the splits: {folder}, {images} images")
     try:
         found.place.prepare()
         with Lease(found.place) as lease:

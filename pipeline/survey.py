@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..dataset.class_names import class_names_file
+from ..images.accept import check_listing
 from ..images.open import open_source
 from ..schemas.errors import GvitError
 from .config import EncodeConfig, RunConfig, fingerprint
@@ -42,6 +43,7 @@ def survey(config: EncodeConfig) -> Survey:
     _check_folder(config, place)
     source = open_source(config.source, config.labels)
     listing = source.scan()
+    check_listing(config.source, listing, config.accept)
     plan = make_plan(listing.entries, config.fit.seed, config.shard_size)
     found = Survey(place, source, listing, plan, fingerprint(config, plan, listing.classes))
     class_names_file(config.class_names, listing.classes)

@@ -11,7 +11,7 @@ from gvit.images.decode import DecodeError
 from gvit.images.open import locate, open_source
 from gvit.images.reading import read_reference
 from gvit.images.references import FilePart
-from gvit.images.sources.source import split_of
+from gvit.images.sources.split_names import split_of_file
 from gvit.images.sources.tar import TarSource
 from gvit.schemas import GvitError
 from packed_sources import digit_files, digit_members, write_digit_tars, write_tar
@@ -74,8 +74,11 @@ def test_the_name_of_a_file_or_folder_says_the_split():
         "val/train-1.tar": "train",
         "data/test-00000-of-00001.parquet": "test",
         "trainer/value.tar": "train",
+        "valid-000.tar": "val",
+        "data/dev-00000-of-00001.parquet": "val",
+        "Evaluation/0.tar": "test",
     }
-    assert {name: split_of(name) for name in splits} == splits
+    assert {name: split_of_file(name) for name in splits} == splits
 
 
 def test_a_sample_is_what_shares_a_path_up_to_the_first_dot(tar):

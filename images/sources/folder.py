@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 from ...schemas.errors import GvitError
 from ..labels import read_labels
 from ..references import Nameless
+from .layout import understand
 from .source import (
-    DEFAULT_SPLIT,
     IMAGE_SUFFIXES,
-    SPLIT_OF_NAME,
     Entry,
     Listing,
     Source,
@@ -37,9 +36,10 @@ __all__ = ["FolderSource", "walk"]
 class FolderSource(Source):
     """A folder tree of images: flat or with class folders, and optionally split folders above those.
 
-    Where the top folders that hold images are all called train, val, validation or test (in any case), they
-    are splits, and "validation" means "val"; otherwise everything is in the split "train". The class of an
-    image is the first folder below its split; an image that lies in none has no class.
+    A folder that holds all images, and none directly, only contains. Where the folders below it are named
+    like splits (`split_names`), they are; a folder beside "train" and another split is left out. Otherwise
+    everything is in the split "train". The class of an image is the first folder below its split; an image
+    that lies in none has no class.
 
     Attributes:
         root: The folder.
@@ -65,7 +65,7 @@ class FolderSource(Source):
         sources = sorted(map(as_text, images))
         if not sources:
             raise GvitError(f"{self.root} holds no image; known are files that end with {_known_suffixes()}")
-        listing = _understand(sources, self.labels, ignored=len(found) - len(sources))
+        listing = _listing(sources, self.labels, ignored=len(found) - len(sources))
         nameless = {as_text(name) for name in images} - set(images)
         if not nameless:
             return listing
@@ -141,10 +141,11 @@ def _is_folder(child: os.DirEntry[str]) -> bool:
 # ---------------------------------------------------------------- the layout
 
 
-def _understand(sources: Sequence[str], labels: Path | None, *, ignored: int) -> Listing:
-    split_folders = _split_folders(sources)
-    splits = [split_folders.get(source.partition("/")[0], DEFAULT_SPLIT) for source in sources]
-    folders = [_class_folder(source, has_splits=bool(split_folders)) for source in sources]
+def _listing(sources: Sequence[str], labels: Path | None, *, ignored: int) -> Listing:
+    layout = understand(sources)
+    sources = [source for source in sources if not layout.is_beside(source)]
+    splits = [layout.split_of(source) for source in sources]
+    folders = [layout.class_of(source) for source in sources]
     overrides: Mapping[str, str] = {}
     if labels is not None:
         known = frozenset(c for c, split in zip(folders, splits, strict=True) if c and split == "train")
@@ -157,18 +158,4 @@ def _understand(sources: Sequence[str], labels: Path | None, *, ignored: int) ->
         Entry(key, source, split, index[name], name)
         for key, source, split, name in zip(make_keys(sources), sources, splits, class_names, strict=True)
     )
-    return Listing(entries, classes, ignored)
-
-
-def _split_folders(sources: Sequence[str]) -> dict[str, str]:
-    """Return top folder -> split; empty where the top folders are not splits."""
-    tops = {top for top, slash, _ in (source.partition("/") for source in sources) if slash}
-    splits = {top: SPLIT_OF_NAME.get(top.lower()) for top in tops}
-    named = {top: split for top, split in splits.items() if split is not None}
-    return named if len(named) == len(tops) else {}
-
-
-def _class_folder(source: str, *, has_splits: bool) -> str | None:
-    parts = source.split("/", 2)
-    depth = 1 if has_splits else 0
-    return parts[depth] if len(parts) > depth + 1 else None
+    return Listing(entries, classes, ignored, layout.beside)

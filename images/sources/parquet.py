@@ -23,7 +23,8 @@ from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import open_regular
 from ..references import ParquetCell
 from .parquet_cells import image_column
-from .source import Entry, Listing, SharedFiles, check_unicode, make_keys, numbered_classes, split_of
+from .source import Entry, Listing, SharedFiles, check_unicode, make_keys, numbered_classes
+from .split_names import split_of_file
 
 __all__ = ["MAX_ROW_GROUP_BYTES", "ParquetSource", "find_in_parquet"]
 
@@ -72,7 +73,7 @@ class ParquetSource(SharedFiles):
         ]
         sources = [source for source, _, _ in rows]
         check_unicode(self.files)
-        splits = [split_of(file) for file in self.files]
+        splits = [split_of_file(file) for file in self.files]
         entries = [
             Entry(
                 key=key,

@@ -8,9 +8,9 @@ import posixpath
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ...schemas.errors import GvitError
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from ..references import Reference
 
 __all__ = [
-    "DEFAULT_SPLIT",
     "IMAGE_SUFFIXES",
-    "SPLIT_OF_NAME",
     "Entry",
     "Listing",
     "SharedFiles",
@@ -31,19 +29,13 @@ __all__ = [
     "is_image_name",
     "make_keys",
     "numbered_classes",
-    "split_of",
 ]
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm"})
 """What a file must end with, in any case, to count as an image."""
 
-DEFAULT_SPLIT = "train"
-"""The split of images that lie in no split folder."""
-
 MAX_NUMBERED_CLASSES = 100_000
 """Classes that labels without names may stand for."""
-
-SPLIT_OF_NAME = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +59,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All images of a source, sorted by path; the sorted classes; how many other files were passed over."""
+    """All images of a source, sorted by path; the sorted classes; how many other files were passed over.
+
+    `beside` has the folders beside the splits and how many images, which are not listed, lie in each.
+    """
 
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]
     ignored: int
+    beside: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def splits(self) -> dict[str, int]:
@@ -166,20 +162,6 @@ def is_image_name(source: str) -> bool:
     """Tell whether a file is an image, by its name."""
     stem, _, suffix = source.rpartition(".")
     return stem != "" and suffix.lower() in IMAGE_SUFFIXES
-
-
-def split_of(path: str) -> str:
-    """Return the split of a file of many images: of the first word of its name, or of a folder, that is one.
-
-    `train-000.tar`, `imagenet1k-validation-00.tar`, `data/test-00000-of-00001.parquet` and `val/0000.tar` say
-    what they hold; everything else is of the split "train".
-    """
-    parts = PurePosixPath(path).parts
-    for part in (parts[-1].rpartition(".")[0], *reversed(parts[:-1])):
-        for word in re.findall("[a-z]+", part.lower()):
-            if word in SPLIT_OF_NAME:
-                return SPLIT_OF_NAME[word]
-    return DEFAULT_SPLIT
 
 
 def numbered_classes(largest: int) -> tuple[str, ...]:

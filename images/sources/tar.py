@@ -23,8 +23,8 @@ from .source import (
     is_image_name,
     make_keys,
     numbered_classes,
-    split_of,
 )
+from .split_names import split_of_file
 from .tar_members import Member, list_members, opened_tar
 
 __all__ = ["TarSource", "find_in_tar"]
@@ -62,7 +62,7 @@ class TarSource(SharedFiles):
             )
         found.sort(key=lambda item: item[0])
         classes = numbered_classes(max(image.label for _, _, image in found))
-        splits = [split_of(file) for file in self.files]
+        splits = [split_of_file(file) for file in self.files]
         entries = tuple(
             Entry(
                 key=key,
