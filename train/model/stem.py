@@ -21,7 +21,7 @@ STEM_FEATURES = 64
 
 _COLOURS, _HALF, _QUARTER = 3, 32, 64  # channels of the picture, the half map, the quarter map
 _GROUPS = 4
-_READ = _COLOURS + _HALF + _QUARTER
+_CHANNELS = _COLOURS + _HALF + _QUARTER
 _MEAN, _GAIN = 0.45, 4.0  # about the mean and one over the deviation of colours in photographs
 
 
@@ -38,7 +38,7 @@ class SplatStem(nn.Module):
         self.first = _layer(_COLOURS, _HALF, stride=2)
         self.second = _layer(_HALF, _QUARTER, stride=2)
         self.third = _layer(_QUARTER, _QUARTER, stride=1)
-        self.project = nn.Linear(_READ, STEM_FEATURES)
+        self.project = nn.Linear(_CHANNELS, STEM_FEATURES)
 
     def forward(self, gaussians: Tensor, valid: Tensor | None = None, rank: Tensor | None = None) -> Tensor:
         """Return features ``[B, N, STEM_FEATURES]`` of sets, differentiable by rendering and by places.
@@ -97,4 +97,4 @@ def stem_flops(side: int, tokens: int) -> float:
     """Return the operations of convolutions and projection for one set, multiply and add counted apart."""
     half, quarter = -(-side // 2), -(-side // 4)
     maps = half**2 * _COLOURS * _HALF + quarter**2 * (_HALF + _QUARTER) * _QUARTER
-    return 2.0 * (9 * maps + tokens * _READ * STEM_FEATURES)
+    return 2.0 * (9 * maps + tokens * _CHANNELS * STEM_FEATURES)
