@@ -45,7 +45,7 @@ _WHITE = 128  # at least, somewhere on the object of a mask
 """An image whose header declares more pixels is refused before any of them is decoded."""
 
 # Named, so that nothing else that Pillow knows (PostScript runs a program) is tried on a stranger's file.
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "PPM")
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -131,7 +131,7 @@ def decode_image(data: bytes, size: int, crop: Crop = "none") -> Decoded:
     frame is taken, and embedded colour profiles are ignored. Bytes tell the format, not a name.
 
     Args:
-        data: The file's bytes: JPEG, PNG, GIF, WebP, TIFF, BMP or PPM.
+        data: The file's bytes: JPEG, PNG, GIF, WebP, AVIF, TIFF, BMP or PPM.
         size: S, the side of the target in pixels.
         crop: "none" squeezes the whole image onto the square, "center" takes the largest centred square.
 

@@ -38,6 +38,9 @@ def open_source(root: Path, labels: Path | None = None) -> Source:
     else:
         folder, names = root, _shared_files(root)
     kinds = {suffix: sorted(name for name in names if _suffix(name) == suffix) for suffix in (_TAR, _PARQUET)}
+    tars = {name[: -len(_TAR)] for name in kinds[_TAR]}
+    # beside 00000.tar, img2dataset writes what it knows of its samples into 00000.parquet
+    kinds[_PARQUET] = [name for name in kinds[_PARQUET] if name[: -len(_PARQUET)] not in tars]
     compressed = [name for name in names if name.lower().endswith(_COMPRESSED)]
     if compressed and not kinds[_PARQUET]:
         raise GvitError(f"{folder / compressed[0]} is compressed; unpack it to .tar first, as with gunzip")

@@ -138,7 +138,7 @@ def test_a_tar_without_an_image_is_one_sentence_and_exit_code_2(tmp_path, monkey
         cli.main()
     err = capsys.readouterr().err
     assert err.startswith(
-        f"Error: {tmp_path / 'a.tar'} holds no image: no member of a tar file ends with .bmp"
+        f"Error: {tmp_path / 'a.tar'} holds no image: no member of a tar file ends with .avif, .bmp"
     )
     assert err.count("\n") == 1
     assert not (tmp_path / "dst").exists()

@@ -3,10 +3,13 @@
 import json
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from gvit.commands.app import app
 from gvit.images.accept import KINDS, check_listing
+from gvit.images.decode import decode_image
+from gvit.images.open import open_source
 from gvit.images.sources.folder import FolderSource
 from gvit.images.sources.layout import understand
 from gvit.images.sources.split_names import split_of_folder
@@ -134,3 +137,21 @@ def test_encode_refuses_before_it_touches_dst_and_names_what_is_left_out(tmp_pat
     assert list(found["beside"]) == ["figures"]
     done = CliRunner().invoke(app, words)
     assert "left out, for it lies beside the splits: figures" in done.output
+
+
+def test_what_pillow_reads_under_other_names_is_an_image(tmp_path):
+    picture = Image.effect_noise((16, 12), 60).convert("RGB")
+    for name, kind in (("a.jfif", "JPEG"), ("b.jpe", "JPEG"), ("c.avif", "AVIF")):
+        picture.save(tmp_path / name, kind)
+    assert [entry.source for entry in FolderSource(tmp_path).scan().entries] == ["a.jfif", "b.jpe", "c.avif"]
+    for name in ("a.jfif", "b.jpe", "c.avif"):
+        assert decode_image((tmp_path / name).read_bytes(), 8).pixels.shape == (8, 8, 3)
+
+
+def test_what_img2dataset_writes_beside_its_tars_is_passed_over(tmp_path):
+    for name in ("00000.tar", "00001.tar", "00000.parquet", "00000_stats.json"):
+        (tmp_path / name).touch()
+    assert open_source(tmp_path).files == ("00000.tar", "00001.tar")
+    (tmp_path / "train-0.parquet").touch()
+    with pytest.raises(GvitError, match=r"\.tar and \.parquet"):
+        open_source(tmp_path)

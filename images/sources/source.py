@@ -31,7 +31,9 @@ __all__ = [
     "numbered_classes",
 ]
 
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm"})
+IMAGE_SUFFIXES = frozenset(
+    {"jpg", "jpeg", "jpe", "jfif", "png", "bmp", "gif", "webp", "avif", "tif", "tiff", "ppm", "pgm"}
+)
 """What a file must end with, in any case, to count as an image."""
 
 MAX_NUMBERED_CLASSES = 100_000
