@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-# Pillow loads these two only after a first failure, and then loads every decoder that it has.
+# Pillow loads these only after a first failure, and then loads every decoder that it has.
+from PIL import AvifImagePlugin as _AvifImagePlugin  # noqa: F401  # pyright: ignore[reportUnusedImport]
+from PIL import Image, UnidentifiedImageError
 from PIL import TiffImagePlugin as _TiffImagePlugin  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+from .mend import mended
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,7 +131,8 @@ def decode_image(data: bytes, size: int, crop: Crop = "none") -> Decoded:
     """Decode an image to the pinned target: upright, 8-bit RGB, Pillow BICUBIC to `size` x `size`.
 
     Transparent pixels are composited over white, 16-bit gray is scaled to 8 bits, of an animation the first
-    frame is taken, and embedded colour profiles are ignored. Bytes tell the format, not a name.
+    frame is taken, and embedded colour profiles are ignored. Bytes tell the format, not a name. A JPEG that
+    lacks nothing but its end mark, and a PNG whose text or profile is damaged or too large, are read.
 
     Args:
         data: The file's bytes: JPEG, PNG, GIF, WebP, AVIF, TIFF, BMP or PPM.
@@ -142,14 +146,33 @@ def decode_image(data: bytes, size: int, crop: Crop = "none") -> Decoded:
     """
     if not data:
         raise DecodeError("the file is empty")
+    try:
+        upright = _upright(data)
+    except DecodeError:
+        sound = _mended(data)
+        if sound is None:
+            raise
+        upright = _upright(sound)
     with _fixed_reasons():
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            image.load()
-            upright = _turned_upright(_to_rgb(image), _orientation(image))
         width, height = upright.size
         whole = upright if crop == "none" else _center_square(upright)
         pixels = np.array(whole.resize((size, size), Image.Resampling.BICUBIC))
     return Decoded(pixels, width, height, hashlib.sha256(data).hexdigest())
+
+
+def _upright(data: bytes) -> Image.Image:
+    """The whole image, turned upright, in 8-bit RGB."""
+    with _fixed_reasons(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        image.load()
+        return _turned_upright(_to_rgb(image), _orientation(image))
+
+
+def _mended(data: bytes) -> bytes | None:
+    """The file as it can be read, if all of its pixels are there."""
+    try:
+        return mended(data, lambda tried: np.asarray(_upright(tried)))
+    except DecodeError:
+        return None
 
 
 def decode_mask(data: bytes, size: int, crop: Crop = "none") -> Decoded:
