@@ -19,7 +19,7 @@ Pixels = Callable[[bytes], npt.NDArray[np.uint8]]
 
 _JPEG, _END = b"\xff\xd8", b"\xff\xd9"
 _FILLERS = (b"", b"\x00" * 256, b"\x55\xaa\x33\xcc" * 64, b"\xaa\x55\xcc\x33" * 64, b"\xfe" * 256)
-_SEQUENTIAL, _SCAN = (0xC0, 0xC1), 0xDA  # markers of a JPEG
+_SEQUENTIAL, _SCAN, _RESTARTS = (0xC0, 0xC1), 0xDA, 0xDD  # markers of a JPEG
 _SEGMENT = struct.Struct(">BBH")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHUNK = struct.Struct(">I4s")
@@ -49,7 +49,7 @@ def _ended(data: bytes, pixels: Pixels) -> bytes | None:
 
 
 def _has_one_pass(data: bytes) -> bool:
-    """Tell whether the first pass of a JPEG is sequential and of all channels."""
+    """Tell whether the first pass of a JPEG is sequential, of all channels, and without a place to restart."""
     place, channels = len(_JPEG), 0
     while place + _SEGMENT.size < len(data):
         fill, marker, length = _SEGMENT.unpack_from(data, place)
