@@ -49,11 +49,11 @@ def _ended(data: bytes, pixels: Pixels) -> bytes | None:
 
 
 def _has_one_pass(data: bytes) -> bool:
-    """Tell whether the first pass of a JPEG is sequential, of all channels, and without a place to restart."""
+    """Tell whether the first pass of a JPEG is sequential, of all channels, and without restarts."""
     place, channels = len(_JPEG), 0
     while place + _SEGMENT.size < len(data):
         fill, marker, length = _SEGMENT.unpack_from(data, place)
-        if fill != 0xFF:
+        if fill != 0xFF or marker == _RESTARTS:  # a part may be missing between two restarts
             return False
         if marker == _SCAN:
             return channels > 0 and data[place + 4] == channels
