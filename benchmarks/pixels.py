@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gvit.benchmarks.readers import build_grid_classifier, patch_side
+from gvit.train.data.augment import kept_of
 from gvit.train.data.geometry import random_crop, small_affine
 from gvit.train.data.keyed_random import uniform
 from gvit.train.data.mix import soft_targets
@@ -96,12 +97,12 @@ class PixelTrainer(Trainer):
         return uniform(self.config.seed, self.epoch, batch.indices, f"augment/{stream}", count)
 
     def _kept(self, batch: Batch) -> Tensor | None:
-        """Which patches are left, at least one of each image; None where all are."""
-        rate = self.config.augment.dropout
-        if not rate:
+        """Which patches are left, as many of each image as of a set; None where all are."""
+        share = self.config.augment.dropout
+        if not share:
             return None
         chance = self._draw(batch, "dropout", self._tokens)
-        return (chance >= rate) | (chance == chance.amax(dim=1, keepdim=True))
+        return chance >= chance.topk(kept_of(self._tokens, share), dim=1).values[:, -1:]
 
     def _moved(self, images: Tensor, batch: Batch, config: AugmentConfig) -> Tensor:
         if config.bends:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gvit.schemas import GvitError
-from gvit.train.model.classifier import build_body
-from gvit.train.model.stem import STEM_FEATURES, SplatStem
+from gvit.train.model.classifier import build_body, logits_of, undecayed
+from gvit.train.model.stem import QUARTER_CHANNELS, STEM_FEATURES, SplatStem
 
 if TYPE_CHECKING:
     from timm.models.naflexvit import NaFlexVit
@@ -28,7 +28,7 @@ __all__ = ["READERS", "GridClassifier", "build_grid_classifier", "patch_side"]
 READERS = ("patches", "stem-patches", "stem-grid")
 _POSITION = 64  # learned features of each place
 _POSITION_SPREAD = 0.02
-_QUARTER, _QUARTER_CHANNELS = 4, 64  # the map that patches of the stem are cut from
+_QUARTER = 4  # of the side: the map that patches of the stem are cut from
 
 
 def patch_side(size: int, tokens: int) -> int:
@@ -72,7 +72,7 @@ class _StemPatches(nn.Module):
         self.stem = SplatStem(size)
         self.stem.project.requires_grad_(requires_grad=False)  # patches have no use for it
         self.side = -(-size // (_QUARTER * per_side))
-        self.channels = _QUARTER_CHANNELS * self.side**2
+        self.channels = QUARTER_CHANNELS * self.side**2
         self.width = self.side * per_side
 
     def forward(self, images: Tensor) -> Tensor:
@@ -106,6 +106,7 @@ class GridClassifier(nn.Module):
         places: Middles of the patches, canvas units, float32 ``[N, 2]``.
     """
 
+    vit: NaFlexVit
     places: Tensor
 
     def __init__(self, reader: nn.Module, body: NaFlexVit, places: Tensor) -> None:
@@ -123,13 +124,11 @@ class GridClassifier(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             read = self.reader(images)
         features = torch.cat([read, self.position.expand(count, -1, -1)], dim=-1)
-        encoded = self.vit.forward_features(features, self.places.expand(count, -1, -1), there)  # pyright: ignore[reportCallIssue]
-        return self.vit.forward_head(**encoded)  # pyright: ignore[reportCallIssue]
+        return logits_of(self.vit, features, self.places.expand(count, -1, -1), there)
 
     def no_weight_decay(self) -> set[str]:
         """Return the parameters that are not to decay, as for sets."""
-        rope = set[str]() if self.vit.rope is None else {"vit.rope.freqs"}
-        return {f"vit.{name}" for name in self.vit.no_weight_decay()} | rope | {"position"}  # pyright: ignore[reportCallIssue]
+        return undecayed(self.vit) | {"position"}
 
 
 def build_grid_classifier(

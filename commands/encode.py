@@ -82,7 +82,7 @@ Accept = Annotated[
         metavar="KIND",
         help="What is meant although it looks like a mistake; the refusal says which.",
         show_default=False,
-        rich_help_panel=_FIT,
+        rich_help_panel=_STORAGE,
     ),
 ]
 ClassNames = Annotated[

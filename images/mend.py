@@ -18,7 +18,7 @@ Pixels = Callable[[bytes], npt.NDArray[np.uint8]]
 """Decodes a file, or raises."""
 
 _JPEG, _END = b"\xff\xd8", b"\xff\xd9"
-_FILLERS = (b"", b"\x00" * 256, b"\x55\xaa\x33\xcc" * 64, b"\xaa\x55\xcc\x33" * 64, b"\xfe" * 256)
+_FILLERS = (b"\x00" * 256, b"\x55\xaa\x33\xcc" * 64, b"\xaa\x55\xcc\x33" * 64, b"\xfe" * 256)
 _SEQUENTIAL, _SCAN, _RESTARTS = (0xC0, 0xC1), 0xDA, 0xDD  # markers of a JPEG
 _SEGMENT = struct.Struct(">BBH")
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -44,8 +44,10 @@ def _ended(data: bytes, pixels: Pixels) -> bytes | None:
     """
     if data.endswith(_END) or not _has_one_pass(data):
         return None  # the damage lies elsewhere; or a pass may be missing
-    first, *others = (pixels(data + filler + _END) for filler in _FILLERS)
-    return data + _END if all(np.array_equal(first, other) for other in others) else None
+    ended = data + _END
+    shown = pixels(ended)
+    same = all(np.array_equal(shown, pixels(data + filler + _END)) for filler in _FILLERS)
+    return ended if same else None
 
 
 def _has_one_pass(data: bytes) -> bool:

@@ -14,6 +14,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from gvit.schemas import GvitError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -86,9 +88,16 @@ def note(log: Path, outcome: Outcome) -> None:
 
 
 def noted(log: Path, setting: str) -> list[Outcome]:
-    """Read the runs of a setting from a log; none where there is no log."""
+    """Read the runs of a setting from a log; none where there is no log.
+
+    Raises:
+        GvitError: It is no log of this version.
+    """
     lines = log.read_text().splitlines() if log.exists() else []
-    found = (Outcome(**json.loads(line)) for line in lines)
+    try:
+        found = [Outcome(**json.loads(line)) for line in lines]
+    except (ValueError, TypeError) as error:
+        raise GvitError(f"{log} is no log of this version of the study: choose another --log") from error
     return [outcome for outcome in found if outcome.setting == setting]
 
 

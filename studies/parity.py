@@ -104,7 +104,7 @@ def run(
     fit = FitConfig(num_gaussians=num_gaussians, size=size)
     encode(EncodeConfig(source=images, destination=shards, fit=fit), console=console)
     given = [*(settings or []), f"data.val_fraction={held_out}"] if held_out else settings or []
-    setting = json.dumps([str(shards), recipe, held_out, seconds, given])
+    setting = json.dumps([str(shards), recipe, seconds, given])
     outcomes = noted(log, setting)
     done = {(outcome.name, outcome.seed) for outcome in outcomes}
     pixels: Pixels | None = None
@@ -115,7 +115,8 @@ def run(
             with tempfile.TemporaryDirectory() as temporary:
                 config = config_of(arm, seed, recipe, given, shards, Path(temporary))
                 data = open_training_data(config.data, 0)
-                pixels = pixels or (pixels_of(data.train, images), pixels_of(data.val, images))
+                if pixels is None and shlex.split(arm)[0] in READERS:
+                    pixels = (pixels_of(data.train, images), pixels_of(data.val, images))
                 if seconds is not None:
                     config = replace(config, epochs=_affordable(arm, config, data, pixels, seconds))
                 outcome = train(arm, trainer_of(arm, config, data, pixels), data, setting)
@@ -141,18 +142,20 @@ def config_of(arm: str, seed: int, recipe: str, settings: list[str], shards: Pat
     )
 
 
-def trainer_of(arm: str, config: TrainConfig, data: TrainingData, pixels: Pixels) -> Trainer:
-    """Build the trainer of an arm."""
+def trainer_of(arm: str, config: TrainConfig, data: TrainingData, pixels: Pixels | None) -> Trainer:
+    """Build the trainer of an arm; the pixels are for those of ``READERS`` alone."""
     ranks = Ranks(0, 1, pick_device(config.run.device))
     name = shlex.split(arm)[0]
-    return (
-        PixelTrainer(name, config, data, pixels, ranks)
-        if name in READERS
-        else build_trainer(config, data, ranks)
-    )
+    if name not in READERS:
+        return build_trainer(config, data, ranks)
+    if pixels is None:
+        raise ValueError(f"{name} is fed with pixels")
+    return PixelTrainer(name, config, data, pixels, ranks)
 
 
-def _affordable(arm: str, config: TrainConfig, data: TrainingData, pixels: Pixels, seconds: float) -> int:
+def _affordable(
+    arm: str, config: TrainConfig, data: TrainingData, pixels: Pixels | None, seconds: float
+) -> int:
     """Epochs that fit into so many seconds, at least one."""
     trainer = trainer_of(arm, config, data, pixels)
     times = list[float]()

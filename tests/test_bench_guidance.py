@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from fake_sets import write_dataset
+from gvit.schemas import GvitError
 from gvit.studies import guidance
 from gvit.studies.jitter import JitterGuide
-from gvit.studies.outcomes import Outcome, compare
+from gvit.studies.outcomes import Outcome, compare, noted
 from gvit.train.config import RunConfig, TrainConfig
 from gvit.train.data.split import DataConfig, open_training_data
 from gvit.train.guidance.config import GuidanceConfig
@@ -45,6 +46,12 @@ def test_differences_are_paired_by_seed_and_image():
     assert low < found["difference"] < high
     same = compare([*base, *(outcome("again", seed, [1, 0, 0, 1]) for seed in (0, 1))], "none")[1]
     assert same["interval"] == (0.0, 0.0)
+
+
+def test_a_log_of_another_version_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "log").write_text('{"name": "none", "seed": 0}\n')
+    with pytest.raises(GvitError, match="no log of this version"):
+        noted(tmp_path / "log", "")
 
 
 def test_a_finished_run_is_in_the_log_and_not_run_again(tmp_path, monkeypatch, capsys):

@@ -143,7 +143,8 @@ def _is_folder(child: os.DirEntry[str]) -> bool:
 
 def _listing(sources: Sequence[str], labels: Path | None, *, ignored: int) -> Listing:
     layout = understand(sources)
-    sources = [source for source in sources if not layout.is_beside(source)]
+    if layout.beside:
+        sources = [source for source in sources if not layout.is_beside(source)]
     splits = [layout.split_of(source) for source in sources]
     folders = [layout.class_of(source) for source in sources]
     overrides: Mapping[str, str] = {}

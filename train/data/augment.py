@@ -40,6 +40,7 @@ __all__ = [
     "ColorChange",
     "augment",
     "change_color",
+    "kept_of",
     "lose_color",
     "mean_gray",
     "only",
@@ -185,10 +186,14 @@ def _map(aspect: Tensor, draw: Callable[[str, int], Tensor], config: AugmentConf
     return first.then(others[0]) if others else first
 
 
+def kept_of(count: int, share: float) -> int:
+    """Return how many of so many dropout leaves, at least one."""
+    return max(1, round(count * (1.0 - share)))
+
+
 def _some(gaussians: Tensor, chance: Tensor, share: float) -> Tensor:
     """Leave out a share of the rows of each set, as many of each: those of the least chance ``[B, N]``."""
-    kept = max(1, round(gaussians.shape[1] * (1.0 - share)))
-    rows = chance.topk(kept, dim=1).indices.sort(dim=1).values
+    rows = chance.topk(kept_of(gaussians.shape[1], share), dim=1).indices.sort(dim=1).values
     return gaussians.gather(1, rows.unsqueeze(-1).expand(-1, -1, NUM_FIELDS))
 
 

@@ -49,8 +49,8 @@ _LARGEST_SHARE = 3.0
 
 _TINY = 1e-30
 
-_EASY, _STRONG = 0.5, 2.0
-"""Factors of gamma by which an epoch may change it towards its budget."""
+_LEAST, _MOST = 0.5, 2.0
+"""Factors by which an epoch may change gamma towards its budget."""
 
 
 def _nothing() -> None:
@@ -105,8 +105,8 @@ class Strength:
 
     def adapt(self, cost: float, budget: float) -> None:
         """Change it after an epoch that has cost so many dB: costs grow about as the square of a step."""
-        wanted = math.sqrt(budget / max(cost, budget * _EASY**4))
-        self.factor *= min(max(wanted, _EASY), _STRONG)
+        wanted = math.sqrt(budget / cost) if cost > 0.0 else _MOST
+        self.factor *= min(max(wanted, _LEAST), _MOST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +129,11 @@ class _CountingGuide(Guide):
 
     def end_epoch(self, ranks: Ranks) -> None:
         """Bring gamma nearer to its budget; all ranks at the same time."""
-        budget, moved = self.config.psnr_budget, self.report(ranks)
-        if budget is not None and moved is not None:
+        budget = self.config.psnr_budget
+        if budget is None:
+            return
+        moved = self.report(ranks)
+        if moved is not None:
             self.strength.adapt(moved.psnr_loss, budget)
 
     def report(self, ranks: Ranks) -> MovementReport | None:

@@ -20,7 +20,7 @@ from .rope import use_continuous_rope
 from .stem import STEM_FEATURES, SplatStem, stem_flops
 from .tokens import SetTokens, TokenConfig
 
-__all__ = ["ModelConfig", "SetClassifier", "build_body", "build_model"]
+__all__ = ["ModelConfig", "SetClassifier", "build_body", "build_model", "logits_of", "undecayed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +106,11 @@ class SetClassifier(nn.Module):
         features = self.tokens(gaussians, rank)
         if self.stem is not None:
             features = torch.cat([features, self.stem(gaussians, valid, rank)], dim=-1)
-        # NaFlexVit.forward insists on a mask; its two halves do without, and attention stays fused
-        encoded: dict[str, Any] = self.vit.forward_features(features, gaussians[..., :2], valid)  # pyright: ignore[reportAssignmentType]
-        return self.vit.forward_head(**encoded)
+        return logits_of(self.vit, features, gaussians[..., :2], valid)
 
     def no_weight_decay(self) -> set[str]:
         """Return the parameters that are not to decay; timm's optimisers ask for them."""
-        rope = set[str]() if self.vit.rope is None else {"vit.rope.freqs"}  # timm forgets where they are
-        return {f"vit.{name}" for name in self.vit.no_weight_decay()} | rope
+        return undecayed(self.vit)
 
 
 def build_model(
@@ -156,6 +153,19 @@ def build_body(config: ModelConfig, classes: int, channels: int) -> NaFlexVit:
     if config.rope:
         use_continuous_rope(vit)
     return vit
+
+
+def logits_of(vit: NaFlexVit, features: Tensor, places: Tensor, valid: Tensor | None) -> Tensor:
+    """Return logits ``[B, K]`` of tokens ``[B, N, C]`` at places ``[B, N, 2]``, canvas units."""
+    # NaFlexVit.forward insists on a mask; its two halves do without, and attention stays fused
+    encoded: dict[str, Any] = vit.forward_features(features, places, valid)  # pyright: ignore[reportAssignmentType]
+    return vit.forward_head(**encoded)
+
+
+def undecayed(vit: NaFlexVit) -> set[str]:
+    """Return the parameters that are not to decay, of a model that holds this one as ``vit``."""
+    rope = set[str]() if vit.rope is None else {"vit.rope.freqs"}  # timm forgets where they are
+    return {f"vit.{name}" for name in vit.no_weight_decay()} | rope
 
 
 def _create_vit(config: ModelConfig, classes: int, channels: int) -> NaFlexVit:

@@ -14,14 +14,17 @@ from torch.nn import functional
 from ...rendering.operator import render
 from ..data.augment import only
 
-__all__ = ["STEM_FEATURES", "SplatStem", "stem_flops"]
+__all__ = ["QUARTER_CHANNELS", "STEM_FEATURES", "SplatStem", "stem_flops"]
 
 STEM_FEATURES = 64
 """Features that the stem adds to each token."""
 
-_COLOURS, _HALF, _QUARTER = 3, 32, 64  # channels of the picture, the half map, the quarter map
+QUARTER_CHANNELS = 64
+"""Of the map at a quarter of the picture's side."""
+
+_COLOURS, _HALF = 3, 32  # channels of the picture and of the half map
 _GROUPS = 4
-_CHANNELS = _COLOURS + _HALF + _QUARTER
+_CHANNELS = _COLOURS + _HALF + QUARTER_CHANNELS
 _MEAN, _GAIN = 0.45, 4.0  # about the mean and one over the deviation of colours in photographs
 
 
@@ -36,8 +39,8 @@ class SplatStem(nn.Module):
         super().__init__()
         self.side = side
         self.first = _layer(_COLOURS, _HALF, stride=2)
-        self.second = _layer(_HALF, _QUARTER, stride=2)
-        self.third = _layer(_QUARTER, _QUARTER, stride=1)
+        self.second = _layer(_HALF, QUARTER_CHANNELS, stride=2)
+        self.third = _layer(QUARTER_CHANNELS, QUARTER_CHANNELS, stride=1)
         self.project = nn.Linear(_CHANNELS, STEM_FEATURES)
 
     def forward(self, gaussians: Tensor, valid: Tensor | None = None, rank: Tensor | None = None) -> Tensor:
@@ -96,5 +99,5 @@ def _read(values: Tensor, places: Tensor) -> Tensor:
 def stem_flops(side: int, tokens: int) -> float:
     """Return the operations of convolutions and projection for one set, multiply and add counted apart."""
     half, quarter = -(-side // 2), -(-side // 4)
-    maps = half**2 * _COLOURS * _HALF + quarter**2 * (_HALF + _QUARTER) * _QUARTER
+    maps = half**2 * _COLOURS * _HALF + quarter**2 * (_HALF + QUARTER_CHANNELS) * QUARTER_CHANNELS
     return 2.0 * (9 * maps + tokens * _CHANNELS * STEM_FEATURES)
