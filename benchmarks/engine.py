@@ -32,7 +32,7 @@ from rich.console import Console
 from gvit.fitting.config import FitConfig
 from gvit.pipeline.config import EncodeConfig, RunConfig
 from gvit.pipeline.encode import encode
-from gvit.rendering.cores import usable_cores
+from gvit.schemas.cores import usable_cores
 
 from .scenes import photographs
 

@@ -19,9 +19,9 @@ from skimage.metrics import structural_similarity
 
 from gvit.fitting.config import PRESETS, FitConfig
 from gvit.fitting.fitter import Fitter, psnr
-from gvit.rendering.cores import usable_cores
 from gvit.rendering.cpu import render_batch
 from gvit.schemas import decode
+from gvit.schemas.cores import usable_cores
 
 from .peers import fit_accumulated, fit_plain
 from .scenes import photographs

@@ -25,7 +25,7 @@ from gvit.images.decode_pool import DecodePool
 from gvit.images.sources.folder import FolderSource
 from gvit.pipeline.config import EncodeConfig, RunConfig
 from gvit.pipeline.encode import encode
-from gvit.rendering.cores import usable_cores
+from gvit.schemas.cores import usable_cores
 from gvit.schemas.errors import GvitError
 
 from .gpu_fit import Row, timed

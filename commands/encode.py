@@ -21,6 +21,7 @@ from .output import EXIT_FAILURES, EXIT_INTERRUPTED, EXIT_TERMINATED, Json, say,
 
 if TYPE_CHECKING:
     from ..images.decode import Crop
+    from ..images.sources.layout import ClassLevel
     from ..pipeline.config import EncodeConfig
     from ..pipeline.dry_run import Estimate
     from ..pipeline.run import EncodeSummary
@@ -72,7 +73,40 @@ CropName = Annotated[
 Labels = Annotated[
     Path | None,
     typer.Option(
-        help="Classes of images without class folders: CSV path,label, or ImageNet's own lists.",
+        help="Classes of images: a table with a column of images and one of labels, or ImageNet's lists.",
+        rich_help_panel=_STORAGE,
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Which column of a table, or field of .json members, is the label.",
+        show_default="found by its name",
+        rich_help_panel=_STORAGE,
+    ),
+]
+ClassLevelName = Annotated[
+    str | None,
+    typer.Option(
+        help="Which folder is the class: first, below the split, or last, that of the image.",
+        show_default="found",
+        rich_help_panel=_STORAGE,
+    ),
+]
+SplitName = Annotated[
+    str | None,
+    typer.Option(
+        help="Split of all images of a source without splits: train, val or test.",
+        show_default="train",
+        rich_help_panel=_STORAGE,
+    ),
+]
+Keep = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SUFFIXES",
+        help="What to keep with each image in shard-NNNNNN.extra.parquet, as txt,json.",
+        show_default=False,
         rich_help_panel=_STORAGE,
     ),
 ]
@@ -165,6 +199,10 @@ def encode_command(
     seed: Seed = 0,
     crop: CropName = "none",
     labels: Labels = None,
+    label_column: LabelColumn = None,
+    class_level: ClassLevelName = None,
+    split: SplitName = None,
+    keep: Keep = None,
     accept: Accept = None,
     class_names: ClassNames = None,
     store: Store = "auto",
@@ -213,9 +251,13 @@ def encode_command(
             target_psnr=target_psnr,
         ),
         labels=labels,
+        label_column=label_column,
+        class_level=cast("ClassLevel | None", class_level),  # checked by the config
+        split=split,
+        keep=tuple(keep.split(",")) if keep else (),
         accept=tuple(accept or ()),
         class_names=class_names,
-        crop=cast("Crop", crop),  # checked by the config
+        crop=cast("Crop", crop),  # likewise
         store=None if store == "auto" else store,
         shard_size=_number("--shard-size", shard_size),
         format=storage_format,
@@ -281,22 +323,25 @@ def _tell_estimate(found: Estimate) -> None:
     def shown(name: str) -> Text:
         return Text(printable(name))
 
-    table = Table("split or class", "images")
-    for split, count in found.splits.items():
-        table.add_row(shown(split), str(count))
-    table.add_section()
-    for name, count in islice(found.classes.items(), CLASSES_SHOWN):
-        table.add_row(shown(name), str(count))
-    if len(found.classes) > CLASSES_SHOWN:
-        table.add_row(f"... {len(found.classes)} classes", "")
-    Console().print(table)
-    probed = (
+    say(found.understood)
+    for title, counts in (("split", found.splits), ("class", found.classes)):
+        table = Table(title, "images")
+        for name, count in islice(counts.items(), CLASSES_SHOWN):
+            table.add_row(shown(name), str(count))
+        if len(counts) > CLASSES_SHOWN:
+            table.add_row(f"... {len(counts)} in all", str(sum(counts.values())))
+        if counts:
+            Console().print(table)
+    time = (
         "unknown: no probed image can be fitted" if found.seconds is None else plain_duration(found.seconds)
     )
-    say(f"{found.images} images in {found.shards} shards, {found.ignored} other files passed over")
-    for folder, images in found.beside.items():
-        say(f"left out, for it lies beside the splits: {folder}, {images} images")
-    say(f"about {found.bytes / 1e6:.1f} MB and {probed} on this machine alone; nothing was written")
+    quality = "" if found.psnr is None else f", about {found.psnr:.1f} dB"
+    say(f"{found.images} images in {found.shards} shards, about {found.bytes / 1e6:.1f} MB{quality}")
+    if found.done:
+        say(f"{found.done} of them are done already in DST, {found.images - found.done} remain")
+    if found.deletes:
+        say(f"--overwrite would delete {found.deletes} files of DST, {found.deletes_bytes / 1e6:.1f} MB")
+    say(f"about {time} on this machine alone for all of them; nothing was written")
 
 
 def _number(option: str, text: str) -> int | None:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..rendering.cores import total_memory, usable_cores
+from ..schemas.cores import total_memory, usable_cores
 from ..schemas.version import __version__
 
 __all__ = ["inspect_machine", "kernel_figures", "missing_extras"]

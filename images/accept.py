@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..schemas.errors import GvitError
+from .sources.more_formats import PICTURE_SUFFIXES, extras_for
 from .sources.split_names import is_split_word
 
 if TYPE_CHECKING:
-    from .sources.source import Entry, Listing
+    from .sources.source import Listing
 
 __all__ = ["KINDS", "check_listing"]
 
 _NAMED = 3
+_LOSABLE = 0.05  # share of the pictures of a class, or of all images
 
 
 def check_listing(root: Path, listing: Listing, accepted: Sequence[str]) -> None:
@@ -27,7 +31,8 @@ def check_listing(root: Path, listing: Listing, accepted: Sequence[str]) -> None
 
     Raises:
         GvitError: A class is named like a split; all images are of one class, above further folders; a class
-            of "val" is not in "train"; or a part of "train" or "val" has labels.
+            of "val" is not in "train"; a part of "train" or "val" has labels; a class loses more than 5 % of
+            its pictures; or so many images are in no list.
     """
     for kind, doubt in _DOUBTS.items():
         sentence = None if kind in accepted else doubt(listing)
@@ -46,41 +51,61 @@ def _split_class(listing: Listing) -> str | None:
 
 
 def _one_class(listing: Listing) -> str | None:
-    if len(listing.classes) != 1:
+    images = listing.entries
+    if len(images.classes) != 1:
         return None
-    (name,) = listing.classes
-    folders = {PurePosixPath(entry.source).parent for entry in listing.entries}
-    if len(folders) == 1 or not all(f"/{name}/" in f"/{entry.source}" for entry in listing.entries):
+    (name,) = images.classes
+    folders = [images.folders[number] for number in np.unique(images.folder)]
+    if len(folders) == 1 or not all(f"/{name}/" in f"/{folder}" for folder in folders):
         return None
     return (
         f"all images would be of the class {name!r}, which holds further folders: give the folder whose "
-        "folders are the classes"
+        "folders are the classes, or say --class-level last"
     )
 
 
 def _new_class(listing: Listing) -> str | None:
-    train, val = (
-        {entry.class_name for entry in _of(listing, split) if entry.class_name is not None}
-        for split in ("train", "val")
-    )
+    train, val = (set(listing.entries.label_counts(split)) - {None} for split in ("train", "val"))
     if not train or val <= train or all(map(str.isdigit, listing.classes)):  # numbers say nothing wrong
         return None
     return (
-        f"{_several(sorted(val - train))} is a class of the split val and not of train: give both splits the "
-        "same class names, as with --labels"
+        f"{_several(sorted(map(str, val - train)))} is a class of the split val and not of train: give both "
+        "splits the same class names, as with --labels"
     )
 
 
 def _part_labelled(listing: Listing) -> str | None:
+    images = listing.entries
     for split in ("train", "val"):
-        entries = _of(listing, split)
-        bare = [entry.source for entry in entries if entry.label < 0]
-        if 0 < len(bare) < len(entries):
+        inside = images.of_split(split)
+        bare = inside[images.label[inside] < 0]
+        if 0 < len(bare) < len(inside):
             return (
-                f"{len(bare)} of the {len(entries)} images of the split {split} have no class, such as "
-                f"{bare[0]!r}: give them one, or take them out"
+                f"{len(bare)} of the {len(inside)} images of the split {split} have no class, such as "
+                f"{images[int(bare[0])].source!r}: give them one, or take them out"
             )
     return None
+
+
+def _lost_pictures(listing: Listing) -> str | None:
+    kept = listing.entries.label_counts()
+    for name, lost in sorted(listing.lost.items()):
+        total = lost + kept.get(name, 0)
+        if lost > _LOSABLE * total:
+            ways = extras_for(listing.passed)
+            kinds = ", ".join(f".{suffix}" for suffix in listing.passed if suffix in PICTURE_SUFFIXES)
+            return (
+                f"{lost} of the {total} pictures of the class {name!r} would be passed over, as their "
+                f"formats are not read ({kinds}): convert them{f', or {ways}' if ways else ''}"
+            )
+    return None
+
+
+def _unlisted(listing: Listing) -> str | None:
+    total = len(listing.entries) + listing.unlisted
+    if listing.unlisted <= _LOSABLE * total:
+        return None
+    return f"{listing.unlisted} of the {total} images are not in {listing.lists}: take those lists away"
 
 
 _DOUBTS: dict[str, Callable[[Listing], str | None]] = {
@@ -88,13 +113,11 @@ _DOUBTS: dict[str, Callable[[Listing], str | None]] = {
     "one-class": _one_class,
     "new-class": _new_class,
     "part-labelled": _part_labelled,
+    "lost-pictures": _lost_pictures,
+    "unlisted": _unlisted,
 }
 KINDS = tuple(_DOUBTS)
 """What can be accepted."""
-
-
-def _of(listing: Listing, split: str) -> list[Entry]:
-    return [entry for entry in listing.entries if entry.split == split]
 
 
 def _several(names: Sequence[str]) -> str:

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..schemas.errors import GvitError
 from ..schemas.files import leads_out
-from .sources.folder import FolderSource, walk
-from .sources.source import Source, is_image_name
+from .labels import labels_of
+from .sources.folder import FolderSource
+from .sources.source import Hints, Listing, Source, is_image_name
 from .sources.tar import TarSource, find_in_tar
+from .sources.tree import walk
 
 if TYPE_CHECKING:
     from .references import Reference
 
-__all__ = ["locate", "open_source"]
+__all__ = ["list_images", "locate", "open_source"]
 
 _TAR, _PARQUET = ".tar", ".parquet"
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
-def open_source(root: Path, labels: Path | None = None) -> Source:
+def open_source(root: Path) -> Source:
     """Return the source at a path: a tar or Parquet file, or a folder of images or of such files.
 
     A folder that holds any image is a folder of images.
 
     Args:
         root: The file or folder; that it exists is checked by the scan.
-        labels: A file of labels, for folders of images.
 
     Raises:
-        GvitError: It holds tar and Parquet files, or only compressed tar files; or labels are given for
-            images that have their own.
+        GvitError: It holds tar and Parquet files, or only compressed tar files.
     """
     if root.is_file():
         folder, names = root.parent, [root.name]
@@ -45,18 +46,30 @@ def open_source(root: Path, labels: Path | None = None) -> Source:
     if compressed and not kinds[_PARQUET]:
         raise GvitError(f"{folder / compressed[0]} is compressed; unpack it to .tar first, as with gunzip")
     if not any(kinds.values()):
-        return FolderSource(root, labels)
+        return FolderSource(root)
     if all(kinds.values()):
         raise GvitError(f"{root} holds .tar and .parquet files; give a folder with one kind of them")
-    if labels is not None:
-        raise GvitError(
-            f"--labels is for folders of image files, and {root} has its own labels; leave it out"
-        )
     if kinds[_TAR]:
         return TarSource(folder, tuple(kinds[_TAR]))
     from .sources.parquet import ParquetSource  # pyarrow.parquet takes a moment
 
     return ParquetSource(folder, tuple(kinds[_PARQUET]))
+
+
+def list_images(source: Source, hints: Hints) -> Listing:
+    """List the images of a source, with the labels of a file where one is given or lies beside them.
+
+    Raises:
+        GvitError: As the scan, or as `labels_of`.
+    """
+    listing = source.scan(hints)
+    path = hints.labels or listing.labels_file
+    if path is None:
+        return listing
+    column = hints.label_column if hints.labels is not None else None
+    labels = labels_of(path, listing.entries, column)
+    told = f"{path}, else {listing.labels_from}" if listing.labels_from else f"{path}"
+    return replace(listing, entries=listing.entries.relabelled(labels), labels_from=told if labels else "")
 
 
 def locate(root: Path, source: str) -> Reference | None:
@@ -86,11 +99,14 @@ def _shared_files(root: Path) -> list[str]:
     if not root.is_dir():
         return []
     found: list[str] = []
-    for name in walk(root):
-        if is_image_name(name):
+    for folder, names in walk(root):
+        if any(map(is_image_name, names)):
             return []
-        if _suffix(name) in (_TAR, _PARQUET) or name.lower().endswith(_COMPRESSED):
-            found.append(name)
+        found += [
+            folder + name
+            for name in names
+            if _suffix(name) in (_TAR, _PARQUET) or name.lower().endswith(_COMPRESSED)
+        ]
     return found
 
 

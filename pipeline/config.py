@@ -10,7 +10,9 @@ from typing import Annotated
 from ..fitting.config import FIT_VERSION, FitConfig
 from ..images.accept import KINDS
 from ..images.decode import Crop  # noqa: TC001
-from ..rendering.cores import usable_cores
+from ..images.sources.layout import ClassLevel  # noqa: TC001
+from ..images.sources.source import Hints
+from ..schemas.cores import usable_cores
 from ..schemas.encoding import ENCODINGS, default_encoding
 from ..schemas.errors import GvitError
 from ..schemas.limits import Choice, Range, check_limits
@@ -107,7 +109,11 @@ class EncodeConfig:
         destination: The folder of the dataset; created where it does not exist. Or a URL as
             `s3://bucket/name`, or a path made of one.
         fit: How many Gaussians, at which size, with how much work.
-        labels: A file of labels, see `labels.read_labels`, or None.
+        labels: A file of labels, see `images.labels.labels_of`, or None.
+        label_column: Which column, or field of JSON, is the label; None finds it.
+        class_level: "first" or "last": which folder below the split is the class; None finds it.
+        split: The split of all images, "train", "val" or "test"; None finds it.
+        keep: Suffixes of files or members that are kept with each image in `shard-NNNNNN.extra.parquet`.
         accept: What is meant although it looks like a mistake, some of `images.accept.KINDS`.
         class_names: A file that gives names to the classes, see `class_names_file`, or None. No part of the
             fingerprint, as nothing but `class-names.json` and the card depend on it.
@@ -123,6 +129,10 @@ class EncodeConfig:
     destination: Path | str
     fit: FitConfig
     labels: Path | None = None
+    label_column: str | None = None
+    class_level: ClassLevel | None = None
+    split: str | None = None
+    keep: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()
     class_names: Path | None = None
     crop: Annotated[Crop, Choice(("none", "center"))] = "none"
@@ -133,6 +143,7 @@ class EncodeConfig:
 
     def __post_init__(self) -> None:
         check_limits(self)
+        _ = self.hints  # which checks them
         unknown = sorted(set(self.accept) - set(KINDS))
         if unknown:
             raise GvitError(f"--accept takes {', '.join(KINDS)}, not {unknown[0]!r}")
@@ -142,6 +153,17 @@ class EncodeConfig:
                 f"store {self.encoding} is too coarse for size {self.fit.size}; "
                 f"give a size up to {limit}, or store {default_encoding(self.fit.size)}"
             )
+
+    @property
+    def hints(self) -> Hints:
+        """What is said of the source."""
+        return Hints(
+            labels=self.labels,
+            label_column=self.label_column,
+            class_level=self.class_level,
+            split=self.split,
+            keep=self.keep,
+        )
 
     @property
     def encoding(self) -> str:
@@ -159,6 +181,6 @@ def fingerprint(config: EncodeConfig, plan: Plan, classes: Sequence[str]) -> Fin
         "store": config.encoding,
         "images": plan.images,
         "classes": len(classes),
-        "shard_size": max(len(shard.entries) for shard in plan.shards),
+        "shard_size": plan.shard_size,
         "plan": plan.digest,
     }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from ..images.understood import understood
 from ..pictures.progress import say_on
 from .install import check_install, factory_of
 from .place.lease import Lease
@@ -38,8 +39,7 @@ def encode(
         check_install(config.run)
         fitter_factory = factory_of(config.run)
     found = survey(config)
-    for folder, images in found.listing.beside.items():
-        say_on(console, f"left out, for it lies beside the splits: {folder}, {images} images")
+    say_on(console, understood(found.listing))
     try:
         found.place.prepare()
         with Lease(found.place) as lease:

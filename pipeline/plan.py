@@ -7,15 +7,19 @@ devices, batch sizes or the order in which a file system lists its files.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ..images.sources.images import View
 from ..schemas.manifest import BLOCK_ROWS
 
 if TYPE_CHECKING:
-    from ..images.sources.source import Entry
+    from numpy.typing import NDArray
+
+    from ..images.sources.images import Entry, Images
 
 __all__ = ["BLOCK_SIZE", "BlockPlan", "Plan", "ShardPlan", "auto_shard_size", "make_plan"]
 
@@ -24,6 +28,7 @@ BLOCK_SIZE = BLOCK_ROWS
 
 _AUTO_SHARDS = 32  # about so many shards when nobody says otherwise
 _MAX_AUTO_SHARD_SIZE = 8192
+_CHUNK = 2**16  # images looked at at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +51,12 @@ class ShardPlan:
     name: str
     split: str
     first: int
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
 
     def blocks(self) -> list[BlockPlan]:
         """Cut the shard into blocks of 256 entries, counted from its start; the last may be shorter."""
         return [
-            BlockPlan(self.first + start, self.entries[start : start + BLOCK_SIZE])
+            BlockPlan(self.first + start, tuple(self.entries[start : start + BLOCK_SIZE]))
             for start in range(0, len(self.entries), BLOCK_SIZE)
         ]
 
@@ -63,40 +68,58 @@ class ShardPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All shards, numbered through over the splits; `digest` identifies entries, labels and order."""
+    """All shards, numbered through over the splits; `digest` identifies entries, labels and order.
 
-    shards: tuple[ShardPlan, ...]
+    Shards are made when they are asked for, and their entries likewise: a plan of n images takes 8 n bytes.
+    """
+
+    shards: Sequence[ShardPlan]
+    images: int
+    shard_size: int
     digest: str
 
-    @property
-    def images(self) -> int:
-        """The number of entries over all shards."""
-        return sum(len(shard.entries) for shard in self.shards)
 
+def make_plan(images: Images, seed: int, shard_size: int | None = None) -> Plan:
+    """Shuffle the images of each split once by the seed and cut them into shards.
 
-def make_plan(entries: Iterable[Entry], seed: int, shard_size: int | None = None) -> Plan:
-    """Shuffle the entries of each split once by the seed and cut them into shards.
-
-    Where entries have groups, the groups are shuffled, and the entries within each.
+    Where images have groups, the groups are shuffled, and the images within each.
 
     Args:
-        entries: The images, in any order; sources are distinct.
+        images: The images; sources are distinct.
         seed: 0 to 2^63 - 1.
-        shard_size: Entries in a shard, at least 1; None takes `auto_shard_size` of all entries.
+        shard_size: Images in a shard, at least 1; None takes `auto_shard_size` of all images.
 
     Returns:
-        The plan: splits in order of their names, each entry exactly once, no shard empty or of two splits.
+        The plan: splits in order of their names, each image exactly once, no shard empty or of two splits.
     """
-    splits = _shuffled_splits(entries, seed)
-    size = shard_size or auto_shard_size(sum(len(members) for _, members in splits))
-    shards: list[ShardPlan] = []
+    size = shard_size or auto_shard_size(len(images))
+    seed_key = seed.to_bytes(8, "little")
+    orders = {s: _shuffled(images, images.of_split(s), seed_key) for s in images.split_counts()}
+    cuts: list[_Cut] = []
     first = 0
-    for split, members in splits:
-        for start in range(0, len(members), size):
-            part = tuple(members[start : start + size])
-            shards.append(ShardPlan(f"shard-{len(shards):06d}", split, first, part))
-            first += len(part)
-    return Plan(tuple(shards), _digest(entry for _, members in splits for entry in members))
+    for split, order in orders.items():
+        cuts += [
+            _Cut(f"shard-{len(cuts) + number:06d}", split, first + start, order[start : start + size])
+            for number, start in enumerate(range(0, len(order), size))
+        ]
+        first += len(order)
+
+    def make(places: NDArray[np.int64]) -> list[ShardPlan]:
+        chosen = (cuts[place] for place in places.tolist())
+        return [ShardPlan(cut.name, cut.split, cut.first, images.at(cut.order)) for cut in chosen]
+
+    largest = max((len(cut.order) for cut in cuts), default=0)
+    return Plan(View(make, np.arange(len(cuts))), len(images), largest, _digest(images, orders.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A shard as a part of the order."""
+
+    name: str
+    split: str
+    first: int
+    order: NDArray[np.int64]
 
 
 def auto_shard_size(images: int) -> int:
@@ -105,25 +128,33 @@ def auto_shard_size(images: int) -> int:
     return min(max(blocks * BLOCK_SIZE, BLOCK_SIZE), _MAX_AUTO_SHARD_SIZE)
 
 
-def _shuffled_splits(entries: Iterable[Entry], seed: int) -> list[tuple[str, Sequence[Entry]]]:
-    splits: defaultdict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        splits[entry.split].append(entry)
-    seed_key = seed.to_bytes(8, "little")
+def _shuffled(images: Images, members: NDArray[np.int64], seed_key: bytes) -> NDArray[np.int64]:
+    """Return some images in the order of the keyed hashes of their groups, then of their paths."""
 
     def hashed(name: str) -> bytes:
         return hashlib.blake2b(name.encode(), digest_size=16, key=seed_key).digest()
 
-    def place(entry: Entry) -> tuple[bytes, bytes, str]:
-        return hashed(entry.group) if entry.group else b"", hashed(entry.source), entry.source
+    hashes = np.empty((len(members), 2), ">u8")
+    for start in range(0, len(members), _CHUNK):
+        part = members[start : start + _CHUNK]
+        digests = b"".join(map(hashed, images.sources_at(part)))
+        hashes[start : start + len(part)] = np.frombuffer(digests, ">u8").reshape(-1, 2)
+    keys = [hashes[:, 1].astype(np.uint64), hashes[:, 0].astype(np.uint64)]
+    groups, group = images.groups_at(members)
+    if groups:
+        ranks = np.argsort(np.argsort(np.array([hashed(name) for name in groups], "S16"), kind="stable"))
+        keys.append(ranks[group].astype(np.uint64))
+    return members[np.lexsort(keys)]
 
-    return [(split, sorted(splits[split], key=place)) for split in sorted(splits)]
 
-
-def _digest(entries: Iterable[Entry]) -> str:
+def _digest(images: Images, orders: Iterable[NDArray[np.int64]]) -> str:
     digest = hashlib.sha256()
-    for entry in entries:
-        # A path cannot hold NUL, so the parts cannot run into each other.
-        fields = (entry.key, entry.source, entry.split, str(entry.label), entry.class_name or "")
-        digest.update("\0".join((*fields, "")).encode())
+    for order in orders:
+        for start in range(0, len(order), _CHUNK):
+            rows = images.columns_at(order[start : start + _CHUNK])
+            # A path cannot hold NUL, so the parts cannot run into each other.
+            lines = (
+                f"{key}\0{path}\0{split}\0{label}\0{name or ''}\0" for key, path, split, label, name in rows
+            )
+            digest.update("".join(lines).encode())
     return digest.hexdigest()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..fitting.config import describe_device, resolve_device
 from ..pictures.progress import Display
+from ..schemas.checksums import EXTRA_SUFFIX
 from ..schemas.errors import DatasetError, GvitError
 from .engines.inline import run_inline
 from .failures import FailureLimit, StoppedError
@@ -23,12 +24,14 @@ from .place.run_state import RunRecord, RunState, clear_dataset, new_state, save
 from .progress import EventLog, Meter, Progress, StandingFile
 from .seen import changed_entries
 from .survey import Survey, admit
-from .worker import FitterFactory, WorkerSpec
+from .worker import FitterFactory, WorkerSpec, write_extra
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..images.sources.source import Entry, Source
+    from ..images.sources.extras import Extras
+    from ..images.sources.images import Entry
+    from ..images.sources.source import Source
     from ..schemas.manifest import DoneMark
     from .config import EncodeConfig
     from .engines.remote_worker import WorkerState
@@ -64,7 +67,9 @@ class EncodeSummary:
     changed: int = 0
 
 
-def worker_spec(config: EncodeConfig, source: Source, claim: Claim) -> WorkerSpec:
+def worker_spec(
+    config: EncodeConfig, source: Source, claim: Claim, extras: Extras | None = None
+) -> WorkerSpec:
     """Work out what a worker needs to know."""
     device = resolve_device(config.run.device)
     return WorkerSpec(
@@ -79,6 +84,7 @@ def worker_spec(config: EncodeConfig, source: Source, claim: Claim) -> WorkerSpe
         decoders=config.run.decoders(device),
         claim=claim,
         attempt=claim.token,
+        extras=extras,
     )
 
 
@@ -96,7 +102,7 @@ class Run:
         self._config = config
         self._survey = found
         self._place = found.place
-        self._spec = worker_spec(config, found.source, claim)
+        self._spec = worker_spec(config, found.source, claim, found.listing.extras)
         self._console = console
         self._fitter_factory = fitter_factory
         self._journal = self._spec.journal
@@ -286,6 +292,7 @@ class Run:
         self._limit.check(
             sum(map(self._shards.progress, self._shards.marks), Progress()), self._place.name, ended=True
         )
+        self._write_extras()
         manifest, failures = complete(self._place, self._config, self._survey.listing.classes, self._shards)
         seconds, done = time.monotonic() - self._clock, self._meter.sum
         return EncodeSummary(
@@ -299,6 +306,16 @@ class Run:
             failures=failures,
             changed=self._changed,
         )
+
+    def _write_extras(self) -> None:
+        """Write what is kept of images of shards that were done before anybody asked for it."""
+        if (extras := self._survey.listing.extras) is None:
+            return
+        there = self._place.lengths()
+        for shard in self._survey.plan.shards:
+            if f"{shard.name}.{EXTRA_SUFFIX}" not in there:
+                self._place.unpublish()
+                write_extra(self._place, shard, extras)
 
     def _record(self, state: RunState, outcome: str) -> None:
         """Note how the run went; where the disk is full or the lease lost, nothing is noted."""

@@ -21,7 +21,8 @@ from ..schemas.errors import DatasetError, GvitError
 from .place.place import SEEN
 
 if TYPE_CHECKING:
-    from ..images.sources.source import Entry, Source
+    from ..images.sources.images import Entry
+    from ..images.sources.source import Source
     from .place.place import Place
     from .plan import ShardPlan
 

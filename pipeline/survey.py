@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..dataset.class_names import class_names_file
 from ..images.accept import check_listing
-from ..images.open import open_source
+from ..images.open import list_images, open_source
 from ..schemas.errors import GvitError
 from .config import EncodeConfig, RunConfig, fingerprint
 from .place.open import open_place
@@ -41,8 +41,8 @@ def survey(config: EncodeConfig) -> Survey:
     """
     place = open_place(config.destination)
     _check_folder(config, place)
-    source = open_source(config.source, config.labels)
-    listing = source.scan()
+    source = open_source(config.source)
+    listing = list_images(source, config.hints)
     check_listing(config.source, listing, config.accept)
     plan = make_plan(listing.entries, config.fit.seed, config.shard_size)
     found = Survey(place, source, listing, plan, fingerprint(config, plan, listing.classes))

@@ -13,8 +13,10 @@ import numpy as np
 from ..fitting.config import FitConfig
 from ..images.decode import Crop, Decoded
 from ..images.decode_pool import MEMORY_LIMIT_BYTES, DecodeFailure, DecodePool, Prefetch
+from ..schemas.checksums import EXTRA_SUFFIX
 from ..schemas.encoding import ENCODINGS
 from ..schemas.errors import GvitError
+from ..schemas.extra_rows import extra_parquet
 from ..schemas.rows import MAX_PSNR, Row
 from ..schemas.shards import BlockArrays
 from .failures import StoppedError
@@ -26,13 +28,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..fitting.fitter import FitResult, Fitter
-    from ..images.sources.source import Entry, Source
+    from ..images.sources.extras import Extras
+    from ..images.sources.images import Entry
+    from ..images.sources.source import Source
     from ..schemas.manifest import DoneMark
     from .place.lease import Claim
     from .place.place import Place
     from .plan import BlockPlan, ShardPlan
 
-__all__ = ["FitterFactory", "ShardEncoder", "WorkerSpec", "quarantine"]
+__all__ = ["FitterFactory", "ShardEncoder", "WorkerSpec", "quarantine", "write_extra"]
 
 
 _OUT_OF_MEMORY = "OutOfMemoryError"  # of torch, which a CPU need not have
@@ -48,7 +52,8 @@ class WorkerSpec:
 
     `batch` images are fitted at once on `device` ("cpu" or "cuda") with so many `threads`; `decoders`
     processes decode; `claim` stands for the lease; `attempt` (letters, digits, - and _) names the temporary
-    files of this worker, so that it differs from that of any other that may still be alive.
+    files of this worker, so that it differs from that of any other that may still be alive; `extras` knows
+    what is kept of images beyond their rows.
     """
 
     place: Place
@@ -62,6 +67,7 @@ class WorkerSpec:
     decoders: int
     claim: Claim
     attempt: str
+    extras: Extras | None = None
 
     @property
     def journal(self) -> Journal:
@@ -248,6 +254,8 @@ class ShardEncoder:
             if len(result.gaussians)
         ]
         spec, outcomes = self._spec, [outcome for result in results for outcome in result.outcomes]
+        if spec.extras is not None:
+            write_extra(spec.place, shard, spec.extras)
         mark = spec.place.commit(
             shard.name,
             stored,
@@ -259,6 +267,18 @@ class ShardEncoder:
         seen = Seen(tuple(o.bytes for o in outcomes), tuple(o.mtime_ns for o in outcomes))
         write_seen(spec.place, shard.name, seen)
         return mark
+
+
+def write_extra(place: Place, shard: ShardPlan, extras: Extras) -> None:
+    """Write what is known of the images of a shard beyond their rows.
+
+    Raises:
+        GvitError: It cannot be read.
+        OSError: The destination cannot be written.
+    """
+    entries = list(shard.entries)
+    data = extra_parquet([entry.key for entry in entries], extras.of(entries), extras.columns)
+    place.write(f"{shard.name}.{EXTRA_SUFFIX}", data)
 
 
 def _adding_up(shard: ShardPlan, report: Reporter) -> Callable[[Progress], None]:

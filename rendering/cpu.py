@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from ..schemas.cores import usable_cores
 from ..schemas.gaussians import RULE
-from .cores import usable_cores
 from .drawable import only_drawable
 from .jit import Floats, inlined, kernel
 from .lanes import LANES, absolute, fill, fma, load, store, total

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from ..schemas.cores import free_memory, usable_cores
 from ..schemas.errors import GvitError
 from .compiler import cache_folder
-from .cores import free_memory, usable_cores
 
 __all__ = ["build_jobs", "find_toolkit", "needed"]
 

@@ -19,6 +19,7 @@ from .manifest import MANIFEST_NAME, Manifest, read_done_mark
 __all__ = [
     "CARD_NAME",
     "CLASS_NAMES_NAME",
+    "EXTRA_SUFFIX",
     "PRIVATE",
     "SHEET_NAME",
     "SUMS_NAME",
@@ -37,16 +38,18 @@ CARD_NAME = "README.md"
 CLASS_NAMES_NAME = "class-names.json"
 SHEET_NAME = "contact-sheet.png"
 ZARR_NAME = "gaussians.zarr"
+EXTRA_SUFFIX = "extra.parquet"
 PRIVATE = ".gvit"
 """The folder beside them for what is no part of a dataset."""
 
 _FILE = re.compile(
-    r"dataset\.json|README\.md|contact-sheet\.png|class-names\.json|shard-[0-9]{6}\.(?:tar|parquet|json)"
+    r"dataset\.json|README\.md|contact-sheet\.png|class-names\.json|shard-[0-9]{6}\.(?:tar|parquet|json|extra\.parquet)"
     r"|gaussians\.zarr/(?:[a-z0-9_]+/)*(?:zarr\.json|[0-9]+)"
 )
 """What a file of a dataset can be called: never a path that leads out of its folder."""
 
 _SINGLE = (MANIFEST_NAME, CARD_NAME, SHEET_NAME, CLASS_NAMES_NAME)
+_OF_A_SHARD = ("tar", "parquet", "json", EXTRA_SUFFIX)
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n\r]+)")
 
 
@@ -103,7 +106,7 @@ def hash_file(path: Path) -> str:
 
 def files_of(dst: Path, manifest: Manifest) -> list[str]:
     """Return the files of a dataset that are there, as sorted paths with `/`, but for `SHA256SUMS` itself."""
-    shards = (f"{s.name}.{suffix}" for s in manifest.shards for suffix in ("tar", "parquet", "json"))
+    shards = (f"{s.name}.{suffix}" for s in manifest.shards for suffix in _OF_A_SHARD)
     names = [name for name in (*_SINGLE, *shards) if (dst / name).is_file()]
     arrays = (path for path in (dst / ZARR_NAME).rglob("*") if path.is_file())
     return sorted([*names, *(path.relative_to(dst).as_posix() for path in arrays)])

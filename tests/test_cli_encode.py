@@ -75,8 +75,9 @@ def test_without_failures_the_exit_code_is_0_and_a_person_learns_where_it_ran_an
 ):
     code, out, err = gvit_encode(good_source(tmp_path / "src"), tmp_path / "dst", *SMALL)
     assert code == 0
-    assert err.startswith("encode: fitting on ")
-    assert err.count("\n") == 1
+    understood, where = err.splitlines()
+    assert understood.startswith("Understood: 6 images; train 6 in ")
+    assert where.startswith("encode: fitting on ")
     (line,) = out.splitlines()
     assert line.startswith(f"{tmp_path / 'dst'}: 6 images, 0 failed, mean PSNR ")
 
@@ -121,7 +122,7 @@ def test_a_dry_run_counts_and_estimates_and_writes_nothing(source, tmp_path, gvi
 def test_a_dry_run_tells_a_person_the_same(source, tmp_path, gvit_encode):
     code, out, _ = gvit_encode(source, tmp_path / "dst", *SMALL, "--dry-run")
     assert code == 0
-    for words in ("train", "cats", "251", "502 images in 2 shards, 0 other files", "nothing was written"):
+    for words in ("Understood: 502 images", "train", "cats", "251", "in 2 shards", "nothing was written"):
         assert words in out
 
 
@@ -192,7 +193,7 @@ def test_an_interrupt_is_one_sentence_that_says_how_to_go_on(source, tmp_path, n
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (code, "")
-    assert err.splitlines()[1:] == [f"interrupted; run the same command again to finish {destination}"]
+    assert err.splitlines()[2:] == [f"interrupted; run the same command again to finish {destination}"]
     assert not (destination / ".gvit" / "lease").exists()
     resumed = fake.run_script(*command, "--json", expect=1)
     assert json.loads(resumed.stdout)["images"] == 500

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gvit.images.sources.source import Entry
+from gvit.images.sources.images import Entry
 from gvit.pipeline.engines.dispatch import DEATHS_BEFORE_SUSPICION, MAX_DEATHS_IN_A_ROW, Dispatch
 from gvit.pipeline.plan import BlockPlan, ShardPlan
 

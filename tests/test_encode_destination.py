@@ -126,7 +126,7 @@ def test_a_full_disk_is_one_sentence_and_a_resume_finishes(source, reference, tm
     destination = tmp_path / "dst"
     limited = fake.run_script("limit:20000", source, destination, expect=2)
     assert "\nError: no space is left for " in limited.stderr
-    assert limited.stderr.count("\n") == 2  # where it fits, and the sentence
+    assert limited.stderr.count("\n") == 3  # what was understood, where it fits, and the sentence
     assert "run the same command again" in limited.stderr
     assert not list(destination.rglob("*.tmp"))
     fake.fake_encode(source, destination)

@@ -145,7 +145,8 @@ def test_off_a_terminal_progress_is_plain_lines_now_and_then(source, tmp_path, m
     monkeypatch.setattr("gvit.fitting.config._has_driver", lambda: False)
     out = io.StringIO()
     fake.fake_encode(source, tmp_path / "dst", console=Console(file=out), batch_size=256)
-    where, *lines = out.getvalue().splitlines()
+    understood, where, *lines = out.getvalue().splitlines()
+    assert understood.startswith("Understood: 502 images")
     assert where == "encode: fitting on 1 CPU core (no GPU)"
     assert len(lines) == 3
     assert lines[0].startswith("encode: 256 of 502 images, ")

@@ -4,13 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gvit.images.sources.source import make_keys
+from gvit.images.sources.keys import changed_keys, plain_key
+from gvit.schemas import GvitError
 
 names = st.text(
     st.sampled_from("aAbB1.-_ é日/"),
     min_size=1,
     max_size=6,
 ).map(lambda text: text + ".png")
+
+
+def make_keys(sources):
+    changed = changed_keys(sources)
+    return [changed.get(number, plain_key(source)) for number, source in enumerate(sources)]
 
 
 def test_a_plain_path_keeps_its_name_without_the_extension():
@@ -43,7 +49,7 @@ def test_a_file_that_is_really_called_like_a_suffixed_key_stays_apart():
 
 
 def test_a_path_given_twice_is_refused():
-    with pytest.raises(ValueError, match="distinct"):
+    with pytest.raises(GvitError, match="two images have the same path"):
         make_keys(["a.jpg", "a.jpg"])
 
 

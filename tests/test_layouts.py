@@ -60,7 +60,7 @@ def test_folders_that_only_contain_are_gone_through(tmp_path, container):
     listing = tree(tmp_path, *(container + path for path in paths), "meta/classes.txt")
     assert table(listing)[f"{container}val/cat/1.png"] == ("val", "cat")
     assert listing.splits == {"train": 2, "val": 1}
-    assert understand(["images/cat/1.png", "images/dog/1.png"]).class_of("images/cat/1.png") == "cat"
+    assert understand({"images/cat/": 1, "images/dog/": 1}).class_of("images/cat/") == "cat"
 
 
 def test_a_single_class_folder_contains_nothing_but_its_class(tmp_path):
@@ -91,12 +91,20 @@ DOUBTS = {
     "split-class": (["train/1.png", "car/1.png"], "'train' would be a class, and is named like a split"),
     "one-class": (["all/1.png", "all/cat/1.png"], "all images would be of the class 'all'"),
     "new-class": (
-        ["train/cat/1.png", "val/images/1.png"],
-        "'images' is a class of the split val and not of train",
+        ["train/cat/1.png", "val/figures/1.png"],
+        "'figures' is a class of the split val and not of train",
     ),
     "part-labelled": (
         ["cat/1.png", "dog/1.png", "stray.png"],
         "1 of the 3 images of the split train .* 'stray.png'",
+    ),
+    "lost-pictures": (
+        ["cat/1.png", "dog/1.png", "dog/2.jp2"],
+        r"1 of the 2 pictures of the class 'dog' would be passed over, .*\(\.jp2\)",
+    ),
+    "unlisted": (
+        ["images/cat_1.jpg", "images/cat_2.jpg", "annotations/test.txt"],
+        "1 of the 2 images are not in annotations/trainval.txt and test.txt",
     ),
 }
 
@@ -104,6 +112,9 @@ DOUBTS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_looks_like_a_mistake_is_refused_unless_it_is_accepted(tmp_path, kind):
     paths, words = DOUBTS[kind]
+    if kind == "unlisted":
+        (tmp_path / "annotations").mkdir()
+        (tmp_path / "annotations" / "trainval.txt").write_text("cat_1 1 1 1")
     listing = tree(tmp_path, *paths)
     with pytest.raises(GvitError, match=f"{words}.*--accept {kind}"):
         check_listing(tmp_path, listing, [other for other in KINDS if other != kind])
@@ -136,7 +147,7 @@ def test_encode_refuses_before_it_touches_dst_and_names_what_is_left_out(tmp_pat
     found = json.loads(CliRunner().invoke(app, [*words, "--dry-run", "--json"]).stdout)
     assert list(found["beside"]) == ["figures"]
     done = CliRunner().invoke(app, words)
-    assert "left out, for it lies beside the splits: figures" in done.output
+    assert "Left out: figures (" in " ".join(done.output.split())
 
 
 def test_what_pillow_reads_under_other_names_is_an_image(tmp_path):

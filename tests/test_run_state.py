@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from fake_images import images_of
 from gvit.fitting.config import FitConfig
-from gvit.images.sources.source import Entry
+from gvit.images.sources.images import Entry
 from gvit.pipeline.config import EncodeConfig, RunConfig, fingerprint
 from gvit.pipeline.place.folder import Folder
 from gvit.pipeline.place.run_state import RunRecord, check_same, new_state, read_state, save_state
@@ -27,7 +28,7 @@ def config(tmp_path, *, fit=(), **options):
 
 
 def fingerprint_of(settings, entries=ENTRIES):
-    plan = make_plan(entries, settings.fit.seed, settings.shard_size)
+    plan = make_plan(images_of(entries), settings.fit.seed, settings.shard_size)
     return fingerprint(settings, plan, ["a"])
 
 

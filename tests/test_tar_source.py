@@ -1,17 +1,18 @@
 import io
 import tarfile
 import tracemalloc
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gvit.images.decode import DecodeError
-from gvit.images.open import locate, open_source
+from gvit.images.open import list_images, locate, open_source
 from gvit.images.reading import read_reference
 from gvit.images.references import FilePart
-from gvit.images.sources.split_names import split_of_file
+from gvit.images.sources import tar_list
+from gvit.images.sources.source import Hints
+from gvit.images.sources.split_names import DEFAULT_SPLIT, split_named_by_file
 from gvit.images.sources.tar import TarSource
 from gvit.schemas import GvitError
 from packed_sources import digit_files, digit_members, write_digit_tars, write_tar
@@ -78,7 +79,7 @@ def test_the_name_of_a_file_or_folder_says_the_split():
         "data/dev-00000-of-00001.parquet": "val",
         "Evaluation/0.tar": "test",
     }
-    assert {name: split_of_file(name) for name in splits} == splits
+    assert {name: split_named_by_file(name) or DEFAULT_SPLIT for name in splits} == splits
 
 
 def test_a_sample_is_what_shares_a_path_up_to_the_first_dot(tar):
@@ -132,6 +133,87 @@ def test_the_image_of_a_row_is_found_again(tmp_path):
         assert locate(root, "val-000000.tar/000000.jpg") is None
 
 
+# ---------------------------------------------------------------- where labels come from
+
+
+@pytest.mark.parametrize(
+    ("label", "classes", "told"),
+    [
+        (("1.class.txt", b"dog\n"), ("dog",), "members .class.txt"),
+        (("1.cls", b"dog"), ("dog",), "members .cls"),
+        (("1.json", b'{"caption": "x", "label": 1}'), ("0", "1"), "the field 'label' of members .json"),
+        (("1.json", b'{"class_name": "dog"}'), ("dog",), "the field 'class_name' of members .json"),
+        (("1.json", b'{"caption": "x"}'), (), ""),
+        (("1.json", b"["), (), ""),
+    ],
+)
+def test_labels_are_found_in_members_of_several_kinds(tar, label, classes, told):
+    listing = scan(("1.png", IMAGE), label, path=tar)
+    assert (listing.classes, listing.labels_from) == (classes, told)
+
+
+def test_names_with_dots_have_the_label_of_their_own(tar):
+    members = [(f"x.{i}.{end}", data) for i in range(2) for end, data in (("png", IMAGE), ("cls", b"%d" % i))]
+    assert [entry.label for entry in scan(*members, path=tar).entries] == [0, 1]
+
+
+def test_a_field_that_is_named_is_the_label(tar):
+    fields = b'{"label": 3, "kind": "dog", "size": [1]}'
+    write_tar(tar, [("1.png", IMAGE), ("1.json", fields), ("1.cls", b"0")])
+    assert open_source(tar).scan(Hints(label_column="kind")).classes == ("dog",)
+    with pytest.raises(GvitError, match=r"'size' of '1\.json' is \[1\]; a label is a whole number or text"):
+        open_source(tar).scan(Hints(label_column="size"))
+
+
+def test_folders_within_a_tar_file_are_read_as_a_folder_of_images(tar):
+    paths = ["in/train/cat/1.png", "in/train/dog/1.png", "in/val/dog/1.png"]
+    listing = scan(*[(path, IMAGE) for path in paths], path=tar)
+    assert listing.splits == {"train": 2, "val": 1}
+    assert [entry.class_name for entry in listing.entries] == ["cat", "dog", "dog"]
+    assert listing.labels_from == "the folders within the tar files"
+
+
+def test_a_tar_file_per_class_as_imagenet_is_distributed(tmp_path):
+    for name in ("n01440764", "n01443537"):
+        write_tar(tmp_path / "train" / f"{name}.tar", [(f"{name}_{i}.JPEG", IMAGE) for i in range(2)])
+    write_tar(
+        tmp_path / "val" / "ILSVRC2012_img_val.tar", [(f"ILSVRC_val_{i}.JPEG", IMAGE) for i in range(2)]
+    )
+    listing = open_source(tmp_path).scan()
+    assert listing.splits == {"train": 4, "val": 2}
+    assert listing.classes == ("n01440764", "n01443537")
+    (tmp_path / "labels.csv").write_text("ILSVRC_val_1.JPEG,n01440764\nILSVRC_val_0.JPEG,n01443537\n")
+    labelled = list_images(open_source(tmp_path), Hints(labels=tmp_path / "labels.csv"))
+    assert labelled.entries.label_counts("val") == {"n01440764": 1, "n01443537": 1}
+
+
+def test_shards_whose_images_begin_with_their_number_are_no_classes(tmp_path):
+    for number in range(2):
+        members = [(f"{number:05d}{i:04d}.jpg", IMAGE) for i in range(2)]
+        write_tar(tmp_path / f"{number:05d}.tar", members)
+    assert open_source(tmp_path).scan().classes == ()
+
+
+def test_many_tar_files_listed_in_processes_give_what_one_process_gives(tmp_path, monkeypatch):
+    source = open_source(write_digit_tars(tmp_path, 40))
+    alone = source.scan()
+    monkeypatch.setattr(tar_list, "_WORTHWHILE_BYTES", 1)
+    monkeypatch.setattr(tar_list, "usable_cores", lambda: 2)
+    assert list(source.scan().entries) == list(alone.entries)
+    (tmp_path / source.files[0]).write_bytes(b"no tar")
+    with pytest.raises(GvitError, match="no tar file"):
+        source.scan()
+
+
+def test_what_is_kept_of_a_sample_is_found(tar):
+    write_tar(tar, [("1.png", IMAGE), ("1.txt", "Größe".encode()), ("2.png", IMAGE), ("2.json", b"{}")])
+    listing = open_source(tar).scan(Hints(keep=("txt", "json")))
+    assert listing.extras.of(list(listing.entries)) == [
+        {"txt": "Größe", "json": None},
+        {"txt": None, "json": "{}"},
+    ]
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -153,7 +235,8 @@ def special(name, kind, **fields):
         (special("7.png", tarfile.LNKTYPE, linkname="2.png"), r"is a link or no file"),
         (special("7.png", tarfile.CHRTYPE, devmajor=1, devminor=5), r"is a link or no file"),
         (special("7.png", tarfile.FIFOTYPE), r"is a link or no file"),
-        (("1.cls", b"cat"), r"'1\.cls' is 'cat'; a label is a whole number"),
+        (("1.cls", b"1.5"), r"'1\.cls' is '1\.5'; a label is a whole number"),
+        (("1.cls", b"a\x00t"), r"a label is a whole number"),
         (("1.cls", b"-2"), r"'1\.cls' is '-2'"),
         (("1.cls", b"1" * 40), r"a label is a whole number"),
         (("1.cls", b"999999999999"), r"a label is 999999999999"),
@@ -281,12 +364,6 @@ def test_a_folder_of_the_wrong_files_is_refused(tmp_path, files, sentence):
         (tmp_path / file).touch()
     with pytest.raises(GvitError, match=sentence):
         open_source(tmp_path).scan()
-
-
-def test_labels_are_for_folders(tar):
-    write_tar(tar, [("1.png", IMAGE)])
-    with pytest.raises(GvitError, match="--labels is for folders of image files"):
-        open_source(tar, Path("labels.csv"))
 
 
 def test_a_tar_file_that_shrank_after_it_was_listed_costs_its_images_only(tar):

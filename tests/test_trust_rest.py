@@ -59,7 +59,7 @@ def test_a_fitter_keeps_its_threads_and_their_workspaces(monkeypatch):
 
 
 def test_the_trainer_reads_images_on_the_cores_that_it_may_use():
-    from gvit.rendering.cores import usable_cores
+    from gvit.schemas.cores import usable_cores
     from gvit.train.guidance import source_images
 
     assert source_images.usable_cores is usable_cores

@@ -9,29 +9,30 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import open_regular
 from ..references import ParquetCell
+from .images import Entry, ImagesBuilder
 from .parquet_cells import image_column
-from .source import Entry, Listing, SharedFiles, check_unicode, make_keys, numbered_classes
-from .split_names import split_of_file
+from .source import LABEL_NAMES, NO_HINTS, Hints, Listing, SharedFiles, check_unicode, name_labels
+from .split_names import DEFAULT_SPLIT, split_named_by_file
 
 __all__ = ["MAX_ROW_GROUP_BYTES", "ParquetSource", "find_in_parquet"]
 
 MAX_ROW_GROUP_BYTES = 2**29
 """Of images in one row group; each decoding process holds one row group in memory."""
 
-_LABEL_COLUMNS = ("label", "labels", "fine_label")
 _DIGITS = 8
 _BATCH_ROWS = 8192
 
@@ -41,7 +42,7 @@ class ParquetSource(SharedFiles):
     """Parquet files of images; a row is an image.
 
     The images are in the column "image" (or "img", or the only one of that kind), a struct with `bytes` or
-    plain binary; the labels in "label" (or "labels", "fine_label"): numbers, named by the features that the
+    plain binary; the labels in "label" (or another of `LABEL_NAMES`): numbers, named by the features that the
     Hugging Face hub keeps in the schema, or else by themselves; or text. An image's source is its file and
     row, its place (number of its file, row group, row in it).
     """
@@ -51,42 +52,43 @@ class ParquetSource(SharedFiles):
         """Memory for a row group, which is twice there while it is read, and for pyarrow."""
         return 3 * MAX_ROW_GROUP_BYTES
 
-    def scan(self) -> Listing:
+    def scan(self, hints: Hints = NO_HINTS) -> Listing:
         """List the rows by reading footers and labels.
 
         Raises:
-            GvitError: A file cannot be read or is damaged, has no or several columns of images, or row groups
-                too large to be held in memory; the files disagree about the names of the classes; or a label
-                has no name.
+            GvitError: A file cannot be read or is damaged, has no or several columns of images, not the
+                column that is asked for, or row groups too large to be held in memory; the files disagree
+                about the names of the classes; or a label has no name.
         """
-        tables = [_read_table(self.root / file) for file in self.files]
-        names = _agreed_names(self.files, tables)
+        if hints.keep or hints.class_level:
+            raise GvitError("--keep and --class-level are for folders and tar files; leave them out")
+        if hints.split is not None and any(map(split_named_by_file, self.files)):
+            raise GvitError(f"--split is given, and {self.shown} has splits of its own; leave it out")
+        check_unicode(self.files)
+        tables = [_read_table(self.root / file, hints.label_column) for file in self.files]
         labels = [label for table in tables for label in table.labels]
         if not labels:
             raise GvitError(f"{self.shown} holds no image: there are no rows")
-        classes, class_names = _classes(labels, names)
-        index: dict[str | None, int] = {name: number for number, name in enumerate(classes)} | {None: -1}
-        rows = [
-            (f"{file}/{row:0{_DIGITS}d}", number, place)
-            for number, (file, table) in enumerate(zip(self.files, tables, strict=True))
-            for row, place in enumerate(_places(table.groups))
-        ]
-        sources = [source for source, _, _ in rows]
-        check_unicode(self.files)
-        splits = [split_of_file(file) for file in self.files]
-        entries = [
-            Entry(
-                key=key,
-                source=source,
-                split=splits[number],
-                label=index[name],
-                class_name=name,
-                place=(number, *place),
-                group=f"{self.files[number]}/{place[0]}",
-            )
-            for key, (source, number, place), name in zip(make_keys(sources), rows, class_names, strict=True)
-        ]
-        return Listing(tuple(sorted(entries, key=lambda entry: entry.source)), classes, 0)
+        classes, class_names = name_labels(labels, _agreed_names(self.files, tables))
+        builder, first = ImagesBuilder(), 0
+        for number, (file, table) in enumerate(zip(self.files, tables, strict=True)):
+            rows = sum(table.groups)
+            if rows:
+                builder.add(
+                    f"{file}/",
+                    pa.array([f"{row:0{_DIGITS}d}" for row in range(rows)], pa.large_string()),
+                    split=hints.split or split_named_by_file(file) or DEFAULT_SPLIT,
+                    classes=class_names[first : first + rows],
+                    places=_places(number, table.groups),
+                )
+            first += rows
+        columns = sorted({table.column for table in tables if table.column})
+        others = sorted({name for table in tables for name in table.others})
+        return Listing(
+            entries=builder.build(classes, grouped=True),
+            labels_from=f"the column {' or '.join(map(repr, columns))}" if classes else "",
+            labels_hint=f"the columns are {', '.join(others)}",
+        )
 
     def reference(self, entry: Entry) -> ParquetCell:
         """Return file, column and row of the image."""
@@ -103,7 +105,7 @@ def find_in_parquet(path: Path, row: str) -> ParquetCell | None:
     groups = _groups(path)
     if not row.isdecimal() or len(row) > _DIGITS or int(row) >= sum(groups):
         return None
-    group, inside = next(islice(_places(groups), int(row), None))
+    _, group, inside = _places(0, groups)[int(row)].tolist()
     return ParquetCell(os.fspath(path), group, inside)
 
 
@@ -112,11 +114,16 @@ def find_in_parquet(path: Path, row: str) -> ParquetCell | None:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """Rows of each row group, the label of each row, and the names that number labels have."""
+    """Rows of each row group, the label of each row, the names that number labels have, and the columns.
+
+    `column` is that of the labels, `others` are all but that of the images.
+    """
 
     groups: tuple[int, ...]
     labels: list[int | str | None]
     names: tuple[str, ...] | None
+    column: str | None
+    others: tuple[str, ...]
 
 
 @contextmanager
@@ -154,11 +161,16 @@ def _group_sizes(file: pq.ParquetFile) -> tuple[int, ...]:
     return tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
 
 
-def _places(groups: Sequence[int]) -> Iterator[tuple[int, int]]:
-    return ((group, row) for group, rows in enumerate(groups) for row in range(rows))
+def _places(number: int, groups: Sequence[int]) -> NDArray[np.int64]:
+    """Return [rows, 3]: the number of the file, the row group and the row in it of each row."""
+    group = np.repeat(np.arange(len(groups)), groups)
+    row = np.arange(len(group)) - np.repeat(np.cumsum([0, *groups[:-1]]) if groups else [], groups).astype(
+        np.int64
+    )
+    return np.column_stack([np.full(len(group), number), group, row]).astype(np.int64)
 
 
-def _read_table(path: Path) -> _Table:
+def _read_table(path: Path, label_column: str | None) -> _Table:
     with _opened(path) as file:
         schema = file.schema_arrow
         column = image_column(schema)
@@ -169,13 +181,25 @@ def _read_table(path: Path) -> _Table:
             )
         _check_groups(path, file, column)
         groups = _group_sizes(file)
-        label = next((name for name in _LABEL_COLUMNS if name in schema.names), None)
+        others = tuple(name for name in schema.names if name != column.partition(".")[0])
+        label = _label_column(path, schema, others, label_column)
         if label is None:
-            return _Table(groups, [None] * sum(groups), None)
+            return _Table(groups, [None] * sum(groups), None, None, others)
         labels = _read_labels(path, file, label)
         if len(labels) != sum(groups):
             raise GvitError(f"{path} is damaged: it holds {len(labels)} labels for {sum(groups)} rows")
-        return _Table(groups, labels, _feature_names(schema, label))
+        return _Table(groups, labels, _feature_names(schema, label), label, others)
+
+
+def _label_column(path: Path, schema: pa.Schema, others: Sequence[str], wanted: str | None) -> str | None:
+    """Choose the column of labels: the one asked for, or the first that is called so, and rather text."""
+    if wanted is not None:
+        if wanted not in others:
+            raise GvitError(f"{path} has no column {wanted!r}; there is {', '.join(others) or 'no other'}")
+        return wanted
+    found = [name for name in LABEL_NAMES if name in others]
+    named = [name for name in found if _feature_names(schema, name) or _is_text(schema.field(name).type)]
+    return next(iter([*named, *found]), None)
 
 
 def _check_groups(path: Path, file: pq.ParquetFile, column: str) -> None:
@@ -193,13 +217,18 @@ def _check_groups(path: Path, file: pq.ParquetFile, column: str) -> None:
 def _read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int | str | None]:
     kind = file.schema_arrow.field(column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not (pa.types.is_integer(kind) or _is_text(kind)):
         raise GvitError(f"{path}: the column {column} holds {kind}; labels are whole numbers or text")
     labels: list[int | str | None] = []
     with _opened(path, *([] if pa.types.is_integer(kind) else [column])) as file:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[column], use_threads=False):
             labels += _shared_values(batch[column])
     return [None if label == -1 else label for label in labels]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _shared_values(column: pa.Array) -> list[int | str | None]:
@@ -233,22 +262,3 @@ def _agreed_names(files: Sequence[str], tables: Sequence[_Table]) -> tuple[str, 
     names = next(iter(found), None)
     repeated = {name for name, count in Counter(names).items() if count > 1}
     return names and tuple(f"{n} ({i})" if n in repeated else n for i, n in enumerate(names))
-
-
-def _classes(
-    labels: Sequence[int | str | None], names: tuple[str, ...] | None
-) -> tuple[tuple[str, ...], list[str | None]]:
-    """Return all classes, sorted, and the class of each label."""
-    given = {label for label in labels if label is not None}
-    numbers = {label for label in given if isinstance(label, int)}
-    if not given:
-        return (), [None] * len(labels)
-    if not numbers:
-        return tuple(sorted(cast("set[str]", given))), cast("list[str | None]", list(labels))
-    if numbers != given:
-        raise GvitError("labels are numbers in some files and text in others; encode them one by one")
-    names = names or numbered_classes(max(numbers))
-    if min(numbers) < 0 or max(numbers) >= len(names):
-        wrong = min(numbers) if min(numbers) < 0 else max(numbers)
-        raise GvitError(f"a label is {wrong} where there are {len(names)} classes; correct the Parquet files")
-    return tuple(sorted(names)), [None if label is None else names[int(label)] for label in labels]

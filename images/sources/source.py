@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import posixpath
 import re
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Self, cast
 
 from ...schemas.errors import GvitError
+from ...schemas.limits import Choice, check_limits
+from .layout import ClassLevel  # noqa: TC001 - the fields' types are read
 
 if TYPE_CHECKING:
     from ..references import Reference
+    from .extras import Extras
+    from .images import Entry, Images
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "Entry",
+    "LABEL_NAMES",
+    "Hints",
     "Listing",
     "SharedFiles",
     "Source",
     "as_text",
     "check_unicode",
     "is_image_name",
-    "make_keys",
-    "numbered_classes",
+    "name_labels",
+    "suffix_of",
 ]
 
 IMAGE_SUFFIXES = frozenset(
@@ -36,45 +38,87 @@ IMAGE_SUFFIXES = frozenset(
 )
 """What a file must end with, in any case, to count as an image."""
 
+LABEL_NAMES = (
+    "label", "labels", "fine_label", "class", "class_name", "label_name", "cls", "target", "category",
+    "category_name", "label_id", "class_id", "category_id",
+)  # fmt: skip
+"""What the label of an image is called, in columns, fields of JSON, and ends of the names in tar files."""
+
 MAX_NUMBERED_CLASSES = 100_000
 """Classes that labels without names may stand for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One input image.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hints:
+    """What a person says of a source, where it does not say so itself.
 
-    `source` is its path below the source folder with `/` between the parts, through the file that holds it
-    where several images share a file; `label` is the index of `class_name` in the sorted list of classes, -1
-    where `class_name` is None. `place` says in which shared file and where, in numbers of its source's own.
-    Entries of one `group` are cheap to read together, so a plan keeps them together.
+    Attributes:
+        labels: A file of labels, see `labels.read_labels`, that overrides the classes of the images which it
+            names.
+        label_column: Which column of a table, or field of a JSON member, is the label.
+        class_level: Which folder below the split is the class, the first or the last.
+        split: The split of all images.
+        keep: Suffixes of what is kept with each image, as `txt` and `json`.
     """
 
-    key: str
-    source: str
-    split: str
-    label: int
-    class_name: str | None
-    place: tuple[int, ...] = ()
-    group: str = ""
+    labels: Path | None = None
+    label_column: str | None = None
+    class_level: Annotated[ClassLevel | None, Choice(("first", "last"))] = None
+    split: Annotated[str | None, Choice(("train", "val", "test"))] = None
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+        wrong = next((suffix for suffix in self.keep if not re.fullmatch("[a-z0-9_]+", suffix)), None)
+        if wrong is not None or len(set(self.keep)) < len(self.keep):
+            raise GvitError("--keep takes suffixes, each once, with commas between, as in --keep txt,json")
 
 
-@dataclass(frozen=True, slots=True)
+NO_HINTS = Hints()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """All images of a source, sorted by path; the sorted classes; how many other files were passed over.
+    """All images of a source, and what was understood of them.
 
-    `beside` has the folders beside the splits and how many images, which are not listed, lie in each.
+    Attributes:
+        entries: The images, in order of their paths.
+        passed: Files that were passed over, by their suffixes: suffix in lower case, or "", to number.
+        lost: Pictures of formats that are not read, by the class that they would be of.
+        beside: What holds images that are left out, as folders beside the splits, to their number.
+        unlisted: How many images are left out since the lists do not name them.
+        labels_from: In words, where classes come from; "" where nothing has one.
+        labels_file: A file of labels that lies beside the images.
+        labels_hint: In words, where they might be found.
+        lists: In words, what was read beside the images to know their classes and splits.
+        extras: What is known of each image beyond its row; None for nothing.
     """
 
-    entries: tuple[Entry, ...]
-    classes: tuple[str, ...]
-    ignored: int
+    entries: Images
+    passed: Mapping[str, int] = field(default_factory=dict[str, int])
+    lost: Mapping[str, int] = field(default_factory=dict[str, int])
     beside: Mapping[str, int] = field(default_factory=dict[str, int])
+    unlisted: int = 0
+    labels_from: str = ""
+    labels_file: Path | None = None
+    labels_hint: str = ""
+    lists: str = ""
+    extras: Extras | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The sorted classes."""
+        return self.entries.classes
+
+    @property
+    def ignored(self) -> int:
+        """How many files were passed over."""
+        return sum(self.passed.values())
 
     @property
     def splits(self) -> dict[str, int]:
         """The number of images in each split, by name."""
-        return dict(sorted(Counter(entry.split for entry in self.entries).items()))
+        return self.entries.split_counts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +144,8 @@ class Source(ABC):
             return False
 
     @abstractmethod
-    def scan(self) -> Listing:
-        """List the images, and read none of them.
+    def scan(self, hints: Hints = NO_HINTS) -> Listing:
+        """List the images, and read none of them; labels of a file of their own are not applied yet.
 
         Raises:
             GvitError: The source is missing, unreadable, damaged or without an image.
@@ -160,63 +204,45 @@ def as_text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def is_image_name(source: str) -> bool:
+def suffix_of(name: str) -> str:
+    """Return what stands after the last dot of a file's name, in lower case; "" without any."""
+    stem, _, suffix = name.rpartition(".")
+    return suffix.lower() if stem else ""
+
+
+def is_image_name(name: str) -> bool:
     """Tell whether a file is an image, by its name."""
-    stem, _, suffix = source.rpartition(".")
-    return stem != "" and suffix.lower() in IMAGE_SUFFIXES
+    return suffix_of(name) in IMAGE_SUFFIXES
 
 
-def numbered_classes(largest: int) -> tuple[str, ...]:
-    """Name the classes 0 to `largest` by their numbers, with zeros before, so that sorting keeps the order.
+def name_labels(
+    labels: Sequence[int | str | None], names: Sequence[str] | None = None
+) -> tuple[tuple[str, ...], list[str | None]]:
+    """Return all classes, sorted, and the class of each label.
+
+    Labels are text, or numbers: of `names`, or else named by themselves from 0 to the largest, with zeros
+    before, so that sorting keeps their order.
 
     Raises:
-        GvitError: There would be more than 100,000 of them.
+        GvitError: There are numbers and text, or a number has no name, or would be one of more than 100,000.
     """
+    given = {label for label in labels if label is not None}
+    numbers = {label for label in given if isinstance(label, int)}
+    if not given:
+        return (), [None] * len(labels)
+    if not numbers:
+        return tuple(sorted(cast("set[str]", given))), cast("list[str | None]", list(labels))
+    if numbers != given:
+        raise GvitError("labels are numbers in some files and text in others; encode them one by one")
+    names = names or _numbered_classes(max(numbers))
+    if min(numbers) < 0 or max(numbers) >= len(names):
+        wrong = min(numbers) if min(numbers) < 0 else max(numbers)
+        raise GvitError(f"a label is {wrong} where there are {len(names)} classes; correct the labels")
+    return tuple(sorted(names)), [None if label is None else names[int(label)] for label in labels]
+
+
+def _numbered_classes(largest: int) -> tuple[str, ...]:
     if largest >= MAX_NUMBERED_CLASSES:
         raise GvitError(f"a label is {largest}; labels are whole numbers below {MAX_NUMBERED_CLASSES}")
-    digits = len(str(largest))  # none, and no name, for -1
+    digits = len(str(largest))
     return tuple(f"{number:0{digits}d}" for number in range(largest + 1))
-
-
-_FORBIDDEN = re.compile(r"[^a-z0-9_/-]")
-_HEX_DIGITS = 8  # of the path's sha256, added each time that a key is still taken
-
-
-def make_keys(sources: Sequence[str]) -> list[str]:
-    """Make one unique key for each path; a path's key depends on the set of paths, never on their order.
-
-    The extension is dropped and every character that a key may not hold becomes `_`. Where several paths
-    arrive at the same key, each of them gets `-` and the first 8 hex digits of the sha256 of its path.
-
-    Args:
-        sources: Distinct relative posix paths.
-
-    Returns:
-        The keys, in the order of `sources`.
-
-    Raises:
-        ValueError: A path is given twice.
-    """
-    if len(set(sources)) != len(sources):
-        raise ValueError("make_keys needs distinct paths")
-    bases = [_plain_key(source) for source in sources]
-    keys = list(bases)
-    hex_digits = [0] * len(keys)
-    # More than one round only where a suffixed key meets a file that is really called so.
-    while clashing := _clashing(keys):
-        for i in clashing:
-            hex_digits[i] += _HEX_DIGITS
-            digest = hashlib.sha256(sources[i].encode()).hexdigest()
-            keys[i] = f"{bases[i]}-{digest[: hex_digits[i]]}"
-    return keys
-
-
-def _plain_key(source: str) -> str:
-    return _FORBIDDEN.sub("_", posixpath.splitext(source)[0].lower())
-
-
-def _clashing(keys: Sequence[str]) -> list[int]:
-    if len(set(keys)) == len(keys):
-        return []
-    counts = Counter(keys)
-    return [i for i, key in enumerate(keys) if counts[key] > 1]

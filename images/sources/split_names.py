@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-__all__ = ["DEFAULT_SPLIT", "is_split_word", "split_of_file", "split_of_folder"]
+__all__ = ["DEFAULT_SPLIT", "is_split_word", "split_named_by_file", "split_of_folder"]
 
 DEFAULT_SPLIT = "train"
 """The split of images that lie in no split folder."""
@@ -32,18 +32,18 @@ def split_of_folder(name: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def split_of_file(path: str) -> str:
+def split_named_by_file(path: str) -> str | None:
     """Return the split of a file of many images: of the first word of its name, or of a folder, that is one.
 
     `train-000.tar`, `imagenet1k-validation-00.tar`, `data/test-00000-of-00001.parquet` and `val/0000.tar` say
-    what they hold; everything else is of the split "train".
+    what they hold; of everything else it is not known.
     """
     parts = PurePosixPath(path).parts
     for part in (parts[-1].rpartition(".")[0], *reversed(parts[:-1])):
         found = _splits_in(part)
         if found:
             return found[0]
-    return DEFAULT_SPLIT
+    return None
 
 
 def _splits_in(name: str) -> list[str]:

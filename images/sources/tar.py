@@ -1,84 +1,95 @@
-"""WebDataset tar files of images as a source.
+"""WebDataset tar files of images, and tar files of folders or of one class each, as a source.
 
 A sample is the members that share a path up to the first dot of the file name: an image, and beside it
-perhaps `.cls`, its label as a number in text. Everything is looked up by offset; nothing is extracted.
+perhaps its label. Everything is looked up by offset; nothing is extracted.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import cast
+
+import numpy as np
 
 from ...schemas.errors import GvitError
 from ..references import FilePart
-from .source import (
-    IMAGE_SUFFIXES,
-    Entry,
-    Listing,
-    SharedFiles,
-    as_text,
-    is_image_name,
-    make_keys,
-    numbered_classes,
-)
-from .split_names import split_of_file
-from .tar_members import Member, list_members, opened_tar
+from .extras import KeptMembers
+from .images import Entry, ImagesBuilder
+from .layout import Layout, understand
+from .source import IMAGE_SUFFIXES, NO_HINTS, Hints, Listing, SharedFiles, as_text, name_labels
+from .split_names import DEFAULT_SPLIT, split_named_by_file
+from .tar_index import Label, TarContents, TarWishes, folder_of, read_tar
+from .tar_list import read_tars
 
 __all__ = ["TarSource", "find_in_tar"]
 
-_LABEL = "cls"
-_LABEL_BYTES = 32
+_CLASS_FILE = re.compile(r"n\d{8}|[^\d]+")  # a WordNet id; other numbers are those of shards
 
 
 @dataclass(frozen=True, slots=True)
 class TarSource(SharedFiles):
-    """WebDataset tar files.
+    """Tar files.
 
-    `.cls` numbers become classes named by these numbers (with zeros before, so that sorting keeps their
-    order): the label of an image is its `.cls`. A sample without one, or with -1, has no class. An image's
-    place is (number of its file, offset, length).
+    The label of an image is its `.cls`, `.class.txt` or the like, or a field of its `.json`: numbers become
+    classes named by these numbers (with zeros before, so that sorting keeps their order), text is a class
+    itself. Where nothing in any file has a label, the folders within the files are read as a folder of images
+    would be; and a file whose name all of its images begin with, one of several, is a class, as ImageNet is
+    distributed. An image's place is (number of its file, offset, length), and offset and length of each
+    member that is kept with it.
     """
 
-    def scan(self) -> Listing:
+    def scan(self, hints: Hints = NO_HINTS) -> Listing:
         """List the images by reading the headers of all members, and the labels.
 
         Raises:
-            GvitError: A file cannot be used, see `list_members`; a member's path leads elsewhere or is there
-                twice; an image is a link; a label is no number; or there is no image.
+            GvitError: A file cannot be used, see `read_tar`; labels are numbers and text; or there is none.
         """
-        contents = [_read_tar(self.root / file) for file in self.files]
-        found = [
-            (as_text(f"{file}/{image.name}"), number, image)
-            for number, (file, content) in enumerate(zip(self.files, contents, strict=True))
-            for image in content.images
-        ]
-        if not found:
+        contents = read_tars(
+            [self.root / file for file in self.files], TarWishes(hints.label_column, hints.keep)
+        )
+        if not any(len(content.names) for content in contents):
             raise GvitError(
                 f"{self.shown} holds no image: no member of a tar file ends with "
                 f"{', '.join(f'.{suffix}' for suffix in sorted(IMAGE_SUFFIXES))}"
             )
-        found.sort(key=lambda item: item[0])
-        classes = numbered_classes(max(image.label for _, _, image in found))
-        splits = [split_of_file(file) for file in self.files]
-        entries = tuple(
-            Entry(
-                key=key,
-                source=source,
-                split=splits[number],
-                label=image.label,
-                class_name=classes[image.label] if image.label >= 0 else None,
-                place=(number, image.offset, image.length),
+        layout = understand(sum((c.folders for c in contents), Counter[str]()), hints.class_level)
+        classes, names, told = _classes(self.files, contents, layout)
+        self._check_split(hints, layout)
+        builder, first = ImagesBuilder(), 0
+        for number, (file, content) in enumerate(zip(self.files, contents, strict=True)):
+            if not (count := len(content.names)):
+                continue
+            builder.add(
+                as_text(f"{file}/"),
+                content.names,
+                split=hints.split or split_named_by_file(file) or _splits(content, layout),
+                classes=names[first : first + count],
+                places=np.column_stack([np.full(count, number), content.spans]),
             )
-            for key, (source, number, image) in zip(make_keys([s for s, _, _ in found]), found, strict=True)
+            first += count
+        fields = next((content.fields for content in contents if content.fields), ())
+        return Listing(
+            entries=builder.build(classes),
+            passed=sum((content.passed for content in contents), Counter[str]()),
+            labels_from=told,
+            labels_hint=f"the fields of .json are {', '.join(fields)}" if fields else "",
+            extras=KeptMembers(self.root.absolute(), self.files, hints.keep) if hints.keep else None,
         )
-        return Listing(entries, classes, sum(content.ignored for content in contents))
+
+    def _check_split(self, hints: Hints, layout: Layout) -> None:
+        if hints.split is not None and (layout.splits or any(map(split_named_by_file, self.files))):
+            raise GvitError(f"--split is given, and {self.shown} has splits of its own; leave it out")
 
     def reference(self, entry: Entry) -> FilePart:
         """Return file, offset and length of the image."""
-        _, offset, length = entry.place
+        _, offset, length, *_ = entry.place
         return FilePart(os.fspath(self.path_of(entry)), offset, length)
 
 
@@ -93,95 +104,52 @@ def find_in_tar(path: Path, name: str) -> FilePart | None:
 
 @lru_cache(maxsize=4)  # a look at a dataset asks for many images of few files
 def _index(path: Path) -> dict[str, FilePart]:
-    images = _read_tar(path).images
-    return {image.name: FilePart(os.fspath(path), image.offset, image.length) for image in images}
+    content = read_tar(path, TarWishes())
+    return {
+        name: FilePart(os.fspath(path), offset, length)
+        for name, (offset, length) in zip(content.names.to_pylist(), content.spans.tolist(), strict=True)
+    }
 
 
-# ---------------------------------------------------------------- one tar file
+# ---------------------------------------------------------------- classes
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
-    name: str
-    offset: int
-    length: int
-    label: int
+def _classes(
+    files: Sequence[str], contents: Sequence[TarContents], layout: Layout
+) -> tuple[tuple[str, ...], list[str | None], str]:
+    """Return all classes, that of each image, and in words where they are from."""
+    labels = [label for content in contents for label in content.labels]
+    told = sorted({words for content in contents for words in content.told})
+    if not all(label is None for label in labels):
+        return *name_labels(labels), " and ".join(told)
+    if not told:
+        layout.check_depth()
+        labels = [layout.class_of(folder) for content in contents for folder in _folders(content)]
+        if not all(label is None for label in labels):
+            return *name_labels(labels), "the folders within the tar files"
+        labels = _classes_of_files(files, contents)
+        if not all(label is None for label in labels):
+            return *name_labels(labels), "the names of the tar files"
+    return (), [None] * len(labels), ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Contents:
-    images: tuple[_Image, ...]
-    ignored: int
-
-
-def _read_tar(path: Path) -> _Contents:
-    images: dict[str, Member] = {}
-    labels: dict[str, int] = {}
-    others = 0
-    with opened_tar(path) as file:
-        for member in list_members(path, file):
-            name = PurePosixPath(member.name)
-            is_label = _extension(name) == _LABEL
-            if _is_hidden(name) or not (is_label or is_image_name(name.name)):
-                others += 1
-                continue
-            _check_member(path, member, name)
-            if (_sample(name) in labels) if is_label else (name.as_posix() in images):
-                raise GvitError(f"{path} holds {member.name!r} twice; make the tar file anew")
-            if is_label:
-                text = os.pread(file.fileno(), min(_LABEL_BYTES, member.length), member.offset)
-                labels[_sample(name)] = _parse_label(path, member, text)
-            else:
-                images[name.as_posix()] = member
-    kept = _main_images(list(images))
-    listed = (
-        _Image(name, images[name].offset, images[name].length, labels.get(_sample(PurePosixPath(name)), -1))
-        for name in kept
-    )
-    return _Contents(tuple(listed), others + len(images) - len(kept))
-
-
-def _is_hidden(name: PurePosixPath) -> bool:
-    return any(part.startswith(".") and part != ".." for part in name.parts)
-
-
-def _extension(name: PurePosixPath) -> str:
-    return name.name.partition(".")[2].lower()
-
-
-def _sample(name: PurePosixPath) -> str:
-    return f"{name.parent}/{name.name.partition('.')[0]}"
-
-
-def _main_images(names: Sequence[str]) -> list[str]:
-    """Leave out what a sample holds beside its image, as `0001.mask.png` beside `0001.jpg`."""
-    paths = [PurePosixPath(name) for name in names]
-    plain = {_sample(path) for path in paths if _extension(path) in IMAGE_SUFFIXES}
-    return [
-        name
-        for name, path in zip(names, paths, strict=True)
-        if _extension(path) in IMAGE_SUFFIXES or _sample(path) not in plain
+def _classes_of_files(files: Sequence[str], contents: Sequence[TarContents]) -> list[Label]:
+    stems = [PurePosixPath(file).stem for file in files]
+    named = [
+        stem if content.beginning.startswith(stem) and _CLASS_FILE.fullmatch(stem) else None
+        for stem, content in zip(stems, contents, strict=True)
     ]
+    if len({stem for stem in named if stem is not None}) < 2:
+        named = [None] * len(named)
+    return [stem for stem, content in zip(named, contents, strict=True) for _ in content.names]
 
 
-def _check_member(path: Path, member: Member, name: PurePosixPath) -> None:
-    if name.is_absolute() or ".." in name.parts:
-        raise GvitError(
-            f"{path} is refused: its member {member.name!r} leads out of the folder; make the tar file anew"
-        )
-    if not member.plain:
-        raise GvitError(
-            f"{path} is refused: its member {member.name!r} is a link or no file; "
-            "make the tar file anew with --dereference --hard-dereference"
-        )
+def _splits(content: TarContents, layout: Layout) -> str | list[str]:
+    return [layout.split_of(folder) for folder in _folders(content)] if layout.splits else DEFAULT_SPLIT
 
 
-def _parse_label(path: Path, member: Member, data: bytes) -> int:
-    text = data.decode("ascii", "replace").strip()
-    try:
-        label = int(text)
-    except ValueError:
-        label = -2
-    if label < -1 or member.length > _LABEL_BYTES:
-        raise GvitError(f"{path}: {member.name!r} is {text!r}; a label is a whole number, or -1 for none")
-    return label
+def _folders(content: TarContents) -> Iterator[str]:
+    """Yield the folder of each image."""
+    if len(content.folders) == 1:
+        return itertools.repeat(next(iter(content.folders)), len(content.names))
+    return map(folder_of, cast("list[str]", content.names.to_pylist()))

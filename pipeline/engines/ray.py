@@ -28,7 +28,7 @@ import ray._private.worker
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ...rendering.cores import usable_cores
+from ...schemas.cores import usable_cores
 from ...schemas.errors import GvitError
 from ...schemas.version import __version__
 from .cluster import Layout, Node, check_answers, check_versions, choose_device, lay_out

@@ -28,7 +28,7 @@ from ..progress import Progress
 from ..worker import ShardEncoder
 
 if TYPE_CHECKING:
-    from ...images.sources.source import Entry
+    from ...images.sources.images import Entry
     from ...schemas.manifest import DoneMark
     from ..place.place import Place
     from ..plan import BlockPlan, ShardPlan

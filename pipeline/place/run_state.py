@@ -23,6 +23,7 @@ __all__ = [
     "RunState",
     "check_same",
     "clear_dataset",
+    "files_to_clear",
     "holds_work",
     "inspect_place",
     "new_state",
@@ -207,14 +208,18 @@ def clear_dataset(place: Place) -> None:
 
     The checksums go first, and the manifest last: it tells a half deleted dataset from somebody's tar files.
     """
-    mine = [name for name in place.lengths() if _is_of_a_dataset(name)]
-    for name in sorted(mine, key=lambda name: (name == MANIFEST_NAME, name != SUMS_NAME)):
+    for name in sorted(files_to_clear(place), key=lambda name: (name == MANIFEST_NAME, name != SUMS_NAME)):
         place.remove(name)
     place.remove_folder(ZARR_NAME)
     for folder in _FOLDERS_OF_A_RUN:
         place.remove_folder(f"{PRIVATE}/{folder}")
     for name in _OF_A_RUN:
         place.remove(f"{PRIVATE}/{name}")
+
+
+def files_to_clear(place: Place) -> dict[str, int]:
+    """Return the files directly in a place that `clear_dataset` deletes, and their bytes."""
+    return {name: length for name, length in place.lengths().items() if _is_of_a_dataset(name)}
 
 
 def _is_of_a_dataset(name: str) -> bool:

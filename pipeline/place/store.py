@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ...dataset.commit import commit_shard, require_lease
 from ...dataset.remote.cache import cache_folder, cache_name
 from ...dataset.remote.remote import Remote, open_remote
-from ...schemas.checksums import SUMS_NAME, dump_checksums
+from ...schemas.checksums import EXTRA_SUFFIX, SUMS_NAME, dump_checksums
 from ...schemas.documents import to_json
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.manifest import MANIFEST_NAME
@@ -156,6 +156,8 @@ class Store(Remote, Place):
         sums = {name: info.sha256 for mark in marks for name, info in mark.files.items()}
         sums |= {f"{mark.name}.json": hashlib.sha256(to_json(mark)).hexdigest() for mark in marks}
         sums |= {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        extras = (name for name in self.lengths() if name.endswith(f".{EXTRA_SUFFIX}"))
+        sums |= {name: hashlib.sha256(self.read(name) or b"").hexdigest() for name in extras}
         with contextlib.suppress(DatasetError):
             if sums.items() <= self.checksums().items():
                 return

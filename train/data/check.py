@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...dataset.zarr.sets import is_zarr_only
-from ...rendering.cores import usable_cores
 from ...schemas.checksums import ZARR_NAME, hash_file, read_checksums
+from ...schemas.cores import usable_cores
 from ...schemas.encoding import decode
 from ...schemas.errors import DatasetError
 from ...schemas.gaussians import check_gaussians

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...rendering.cores import free_memory
 from ...schemas import NUM_FIELDS, GvitError, get_encoding
+from ...schemas.cores import free_memory
 from .order import epoch_order, evaluation_batches, partners_of, training_batches, training_steps
 
 if TYPE_CHECKING:

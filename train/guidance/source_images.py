@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from ...images.originals import Masks, Originals
-from ...rendering.cores import usable_cores
+from ...schemas.cores import usable_cores
 from ...schemas.errors import GvitError
 from ...schemas.rows import Row, table_to_rows
 from .shared_tensor import shared_tensor

@@ -15,7 +15,7 @@ from ...dataset.reader import open_dataset
 from ...fitting.config import FIT_VERSION, FitConfig
 from ...images.decode import Decoded
 from ...images.decode_pool import DecodePool
-from ...rendering.cores import usable_cores
+from ...schemas.cores import usable_cores
 from ...schemas.encoding import decode
 from ...schemas.errors import GvitError
 from ...schemas.gaussians import min_scale
