@@ -20,6 +20,7 @@ import typer
 from .output import EXIT_FAILURES, EXIT_INTERRUPTED, EXIT_TERMINATED, Json, say, tell
 
 if TYPE_CHECKING:
+    from ..images.color import Color
     from ..images.decode import Crop
     from ..images.sources.layout import ClassLevel
     from ..pipeline.config import EncodeConfig
@@ -69,6 +70,12 @@ Seed = Annotated[int, typer.Option(help="Seed of the shuffle and of the fit.", r
 CropName = Annotated[
     str,
     typer.Option(help="none keeps the whole image, center its largest centred square.", rich_help_panel=_FIT),
+]
+ColorName = Annotated[
+    str,
+    typer.Option(
+        help="srgb converts by the colour profiles in images, raw takes their numbers.", rich_help_panel=_FIT
+    ),
 ]
 Labels = Annotated[
     Path | None,
@@ -198,6 +205,7 @@ def encode_command(
     target_psnr: TargetPsnr = None,
     seed: Seed = 0,
     crop: CropName = "none",
+    color: ColorName = "srgb",
     labels: Labels = None,
     label_column: LabelColumn = None,
     class_level: ClassLevelName = None,
@@ -258,6 +266,7 @@ def encode_command(
         accept=tuple(accept or ()),
         class_names=class_names,
         crop=cast("Crop", crop),  # likewise
+        color=cast("Color", color),  # likewise
         store=None if store == "auto" else store,
         shard_size=_number("--shard-size", shard_size),
         format=storage_format,
@@ -278,7 +287,9 @@ def _encode(config: EncodeConfig, *, as_json: bool) -> int:
             typer.echo(json.dumps({"complete": False, "error": str(error)}))
         raise
     _tell_failures(summary)
+    _tell_profiles(summary)
     names = ("images", "failed", "seconds", "images_per_second", "psnr_mean", "steps_mean", "changed")
+    names += ("converted", "profiles_ignored")
     facts = {"complete": True} | {name: getattr(summary, name) for name in names}
     tell(_words(summary), facts, as_json=as_json)
     return EXIT_FAILURES if summary.failed else 0
@@ -301,6 +312,14 @@ def _tell_failures(summary: EncodeSummary) -> None:
     if summary.failed > len(summary.failures):
         more = summary.failed - len(summary.failures)
         say(f"... and {more} more; the .parquet files hold every reason", err=True)
+
+
+def _tell_profiles(summary: EncodeSummary) -> None:
+    if summary.converted:
+        say(f"converted to sRGB by the colour profiles in them: {summary.converted} images", err=True)
+    if summary.profiles_ignored:
+        damaged = "colour profiles that are damaged or not for such pixels were ignored"
+        say(f"{damaged}: those of {summary.profiles_ignored} images", err=True)
 
 
 def _words(summary: EncodeSummary) -> str:

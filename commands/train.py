@@ -261,8 +261,11 @@ def evaluate_command(
     )
     if overlap.sources:
         say(overlap.describe(), err=True)
+    if model.kept:
+        known = len(model.about.data.classes)
+        say(f"chosen among the {len(model.kept)} classes of the dataset, of {known} of the model", err=True)
     facts = found.scores | {"epochs": model.about.epoch, "steps": model.about.step}
-    facts |= {"overlap": len(overlap.sources)}
+    facts |= {"overlap": len(overlap.sources), "classes": len(model.classes)}
     tell(words, {**facts, "samples_per_second": round(found.samples / seconds, 1)}, as_json=as_json)
 
 

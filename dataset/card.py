@@ -99,6 +99,7 @@ def encode_command(gaussians: int, size: int, fit: FitInfo, encoding: str) -> st
     return (
         f"gvit encode SRC DST --num-gaussians {gaussians} --size {size} "
         f"--preset {fit.preset} --seed {fit.seed} --crop {fit.crop} --store {encoding}"
+        + ("" if fit.colors == "srgb" else " --color raw")
         + ("" if fit.target_psnr is None else f" --target-psnr {fit.target_psnr:g}")
     )
 

@@ -11,7 +11,7 @@ from ..schemas.limits import Range, check_limits
 
 __all__ = ["FIT_VERSION", "PRESETS", "FitConfig", "describe_device", "resolve_device"]
 
-FIT_VERSION = 1
+FIT_VERSION = 2
 """Raised whenever the same image and config would give another set."""
 
 PRESETS = {"fast": 50, "default": 200, "best": 500}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..schemas.errors import GvitError
-from .sources.more_formats import PICTURE_SUFFIXES, extras_for
+from .more_formats import PICTURE_SUFFIXES, extras_for
 from .sources.split_names import is_split_word
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _lost_pictures(listing: Listing) -> str | None:
         total = lost + kept.get(name, 0)
         if lost > _LOSABLE * total:
             ways = extras_for(listing.passed)
-            kinds = ", ".join(f".{suffix}" for suffix in listing.passed if suffix in PICTURE_SUFFIXES)
+            kinds = ", ".join(f".{suffix}" for suffix in sorted(listing.passed) if suffix in PICTURE_SUFFIXES)
             return (
                 f"{lost} of the {total} pictures of the class {name!r} would be passed over, as their "
                 f"formats are not read ({kinds}): convert them{f', or {ways}' if ways else ''}"

@@ -25,6 +25,8 @@ from PIL import Image, UnidentifiedImageError
 from PIL import TiffImagePlugin as _TiffImagePlugin  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
+from . import more_formats
+from .color import Color, Profile, in_srgb
 from .mend import mended
 
 if TYPE_CHECKING:
@@ -48,8 +50,10 @@ _WHITE = 128  # at least, somewhere on the object of a mask
 """An image whose header declares more pixels is refused before any of them is decoded."""
 
 # Named, so that nothing else that Pillow knows (PostScript runs a program) is tried on a stranger's file.
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "PPM")
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "PPM", *more_formats.FORMATS)
 _ORIENTATION_TAG = 0x0112
+_BITS_TAG, _PHOTOMETRIC_TAG, _PLANES_TAG = 258, 262, 284  # of TIFF
+_WHITE_IS_ZERO, _SEPARATE = 0, 2
 _UPRIGHT: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -89,6 +93,7 @@ class Decoded:
         height: Likewise.
         sha256: Of the file's bytes, in hex.
         stat: Length in bytes and time in ns of the file that it was read from, where that was looked at.
+        profile: What became of its embedded colour profile.
     """
 
     pixels: NDArray[np.uint8]
@@ -96,6 +101,7 @@ class Decoded:
     height: int
     sha256: str
     stat: tuple[int, int] | None = None
+    profile: Profile = "none"
 
 
 def read_image(path: str | os.PathLike[str]) -> bytes:
@@ -127,17 +133,18 @@ def open_image(path: str | os.PathLike[str]) -> Generator[io.FileIO]:
         raise DecodeError(f"the file cannot be read: {why}", "read") from error
 
 
-def decode_image(data: bytes, size: int, crop: Crop = "none") -> Decoded:
-    """Decode an image to the pinned target: upright, 8-bit RGB, Pillow BICUBIC to `size` x `size`.
+def decode_image(data: bytes, size: int, crop: Crop = "none", color: Color = "srgb") -> Decoded:
+    """Decode an image to the pinned target: upright, 8-bit sRGB, Pillow BICUBIC to `size` x `size`.
 
-    Transparent pixels are composited over white, 16-bit gray is scaled to 8 bits, of an animation the first
-    frame is taken, and embedded colour profiles are ignored. Bytes tell the format, not a name. A JPEG that
-    lacks nothing but its end mark, and a PNG whose text or profile is damaged or too large, are read.
+    Transparent pixels are composited over white, 16-bit gray is scaled to 8 bits, and of an animation the
+    first frame is taken. Bytes tell the format, not a name. A JPEG that lacks nothing but its end mark, and a
+    PNG whose text or profile is damaged or too large, are read.
 
     Args:
-        data: The file's bytes: JPEG, PNG, GIF, WebP, AVIF, TIFF, BMP or PPM.
+        data: The file's bytes: JPEG, PNG, GIF, WebP, AVIF, TIFF, BMP or PPM; with extras HEIC and JPEG XL.
         size: S, the side of the target in pixels.
         crop: "none" squeezes the whole image onto the square, "center" takes the largest centred square.
+        color: "srgb" converts by an embedded colour profile, see `in_srgb`; "raw" takes the numbers.
 
     Raises:
         DecodeError: The bytes are no such image, are damaged, declare more than 2^28 pixels, or hold pixels
@@ -146,31 +153,34 @@ def decode_image(data: bytes, size: int, crop: Crop = "none") -> Decoded:
     """
     if not data:
         raise DecodeError("the file is empty")
+    more_formats.prepare(data)
     try:
-        upright = _upright(data)
+        upright, profile = _upright(data, color)
     except DecodeError:
         sound = _mended(data)
         if sound is None:
             raise
-        upright = _upright(sound)
+        upright, profile = _upright(sound, color)
+        profile = "ignored" if b"iCCP" in data and b"iCCP" not in sound else profile
     with _fixed_reasons():
         width, height = upright.size
         whole = upright if crop == "none" else _center_square(upright)
         pixels = np.array(whole.resize((size, size), Image.Resampling.BICUBIC))
-    return Decoded(pixels, width, height, hashlib.sha256(data).hexdigest())
+    return Decoded(pixels, width, height, hashlib.sha256(data).hexdigest(), profile=profile)
 
 
-def _upright(data: bytes) -> Image.Image:
-    """The whole image, turned upright, in 8-bit RGB."""
+def _upright(data: bytes, color: Color) -> tuple[Image.Image, Profile]:
+    """The whole image, turned upright, in 8-bit RGB, and what became of its colour profile."""
     with _fixed_reasons(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         image.load()
-        return _turned_upright(_to_rgb(image), _orientation(image))
+        rgb, profile = _to_rgb(image, color)
+        return _turned_upright(rgb, _orientation(image)), profile
 
 
 def _mended(data: bytes) -> bytes | None:
     """The file as it can be read, if all of its pixels are there."""
     try:
-        return mended(data, lambda tried: np.asarray(_upright(tried)))
+        return mended(data, lambda tried: np.asarray(_upright(tried, "raw")[0]))
     except DecodeError:
         return None
 
@@ -191,7 +201,7 @@ def decode_mask(data: bytes, size: int, crop: Crop = "none") -> Decoded:
         brightest = int(np.asarray(image.convert("L")).max())
     if not plain or 0 < brightest < _WHITE:
         raise DecodeError("it is no PNG of one channel with 255 on the object and 0 elsewhere")
-    return decode_image(data, size, crop)
+    return decode_image(data, size, crop, "raw")
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -244,21 +254,67 @@ def _fixed_reasons() -> Generator[None]:
         raise DecodeError("the image is truncated or damaged") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+def _to_rgb(image: Image.Image, color: Color) -> tuple[Image.Image, Profile]:
+    """Return an image in 8-bit sRGB over white, and what became of its colour profile."""
+    _refuse_wrong_reading(image)
+    opaque = _plain(image)
+    rgb, profile = in_srgb(opaque, image.info.get("icc_profile") if color == "srgb" else None)
+    alpha = _alpha(image)
+    if alpha is None:
+        return rgb, profile
+    rgb.putalpha(alpha)
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgb).convert("RGB"), profile
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Return the colours of an image in a mode that profiles speak of: L, RGB or CMYK."""
+    if _is_gray16(image):
         return _from_gray16(image)
     if image.mode in ("I", "F"):
         raise DecodeError("pixels of 32-bit integers or floats have no fixed range")
+    if image.mode in ("1", "L", "LA"):
+        return image.convert("L")
+    if image.mode == "CMYK":
+        return image
+    return (image.convert("RGBA") if image.has_transparency_data else image).convert("RGB")
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    """Return how opaque each pixel is, mode L; None where all are."""
+    extent = getattr(image, "dispose_extent", None) if image.format == "GIF" else None
+    if extent is not None and tuple(extent) != (0, 0, *image.size):  # outside of the frame is nothing
+        inside = Image.new("L", image.size, 0)
+        shown = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        inside.paste(255 if shown is None else shown.crop(extent), tuple(extent))
+        return inside
     if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return None
+    if _is_gray16(image):
+        clear = np.asarray(image).astype(np.uint32) == image.info["transparency"]
+        return Image.fromarray(np.where(clear, 0, 255).astype(np.uint8))
+    return image.convert("RGBA").getchannel("A")
+
+
+def _refuse_wrong_reading(image: Image.Image) -> None:
+    """Refuse a TIFF that Pillow reads wrongly without a word."""
+    if image.format != "TIFF":
+        return
+    tags: dict[int, object] = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS_TAG)
+    if tags.get(_PLANES_TAG) == _SEPARATE and isinstance(bits, tuple) and max(map(int, bits)) > 8:
+        raise DecodeError("a TIFF of 16 bits whose channels lie apart: store it with the channels together")
+
+
+def _is_gray16(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
 def _from_gray16(image: Image.Image) -> Image.Image:
     # Pillow's own conversion clips at 255.
     gray = (np.asarray(image).astype(np.uint32) + 128) // 257
-    return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+    if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:
+        gray = 255 - gray
+    return Image.fromarray(gray.astype(np.uint8))
 
 
 def _orientation(image: Image.Image) -> object:

@@ -23,6 +23,7 @@ from .decode import Crop, Decoded
 from .decode_worker import OUT_OF_MEMORY, DecodeFailure, WorkerSettings, main
 
 if TYPE_CHECKING:
+    from .color import Color
     from .references import Reference
 
 __all__ = ["MEMORY_LIMIT_BYTES", "DecodeFailure", "DecodePool", "Outcome", "Prefetch"]
@@ -55,6 +56,7 @@ class DecodePool:
         workers: Number of processes, at least 1.
         size: S, the side of the decoded square in pixels.
         crop: As of `decode_image`.
+        color: Likewise.
         timeout_s: What reading and decoding one image may take: processor seconds while it computes, and
             seconds that it waits for its file. Time in which the machine was suspended, or gave this process
             or the decoder no processor, does not count.
@@ -70,6 +72,7 @@ class DecodePool:
         workers: int,
         size: int,
         crop: Crop = "none",
+        color: Color = "srgb",
         *,
         timeout_s: float = 60.0,
         memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
@@ -78,7 +81,7 @@ class DecodePool:
         numbers = {"workers": workers, "size": size, "timeout": timeout_s, "memory": memory_limit_bytes}
         for name, number in numbers.items():
             check_limit(name, number, Range(0, above=True))
-        self._settings = WorkerSettings(size, crop, memory_limit_bytes, decoder, os.getpid())
+        self._settings = WorkerSettings(size, crop, color, memory_limit_bytes, decoder, os.getpid())
         self._timeout_s = timeout_s
         self._tick_s = min(_TICK_S, timeout_s / 4)
         self._tasks: deque[_Task] = deque()

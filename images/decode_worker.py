@@ -25,6 +25,7 @@ from .reading import read_reference
 from .references import path_of
 
 if TYPE_CHECKING:
+    from .color import Color
     from .references import Reference
 
 __all__ = ["OUT_OF_MEMORY", "DecodeFailure", "WorkerSettings", "main"]
@@ -54,6 +55,7 @@ class WorkerSettings:
 
     size: int
     crop: Crop
+    color: Color
     memory_limit_bytes: int
     decoder: str
     parent: int
@@ -79,11 +81,11 @@ def _serve(connection: Connection) -> None:
 
 
 def _outcome(
-    decode: Callable[[bytes, int, Crop], Decoded], reference: Reference, settings: WorkerSettings
+    decode: Callable[[bytes, int, Crop, Color], Decoded], reference: Reference, settings: WorkerSettings
 ) -> Decoded | DecodeFailure:
     try:
         stat = _stat(reference)  # before it is read: what changes meanwhile will be noticed
-        decoded = decode(read_reference(reference), settings.size, settings.crop)
+        decoded = decode(read_reference(reference), settings.size, settings.crop, settings.color)
         return replace(decoded, stat=stat)
     except DecodeError as error:
         return DecodeFailure(str(error), error.kind)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ..schemas.manifest import Manifest
     from ..schemas.rows import Row
+    from .color import Color
 
 __all__ = ["Masks", "Original", "Originals"]
 
@@ -52,7 +53,10 @@ class Originals:
             data = read_reference(reference)
             if hashlib.sha256(data).hexdigest() != row.source_sha256:
                 return Original(None, "the file there is another one now")
-            decoded = decode_image(data, self.manifest.size, cast("Crop", self.manifest.fit.crop))
+            fit = self.manifest.fit
+            decoded = decode_image(
+                data, self.manifest.size, cast("Crop", fit.crop), cast("Color", fit.colors)
+            )
         except (DecodeError, GvitError) as error:
             return Original(None, str(error))
         return Original(decoded.pixels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .sources.more_formats import extras_for
+from .more_formats import extras_for
 
 if TYPE_CHECKING:
     from .sources.source import Listing

@@ -24,6 +24,7 @@ __all__ = ["print_summary", "stored_bytes", "summarize"]
 
 _CLASSES_NAMED = 3
 _REASONS_NAMED = 5
+_COLORS = {"srgb": "colours in sRGB", "raw": "raw colours"}
 
 
 def stored_bytes(dataset: Dataset) -> int:
@@ -85,10 +86,9 @@ def _facts(dataset: Dataset) -> Iterator[tuple[str, str]]:
         psnr = manifest.psnr
         yield "PSNR", f"mean {psnr.mean:.2f} dB, median {psnr.median:.2f}, 5th percentile {psnr.p5:.2f}"
     yield "storage", _storage(dataset)
-    yield (
-        "fit",
-        f"{fit.preset}, {steps_of(fit)} steps, seed {fit.seed}, crop {fit.crop}, version {fit.fit_version}",
-    )
+    colours = _COLORS.get(fit.colors, printable(fit.colors))
+    how = f"{fit.preset}, {steps_of(fit)} steps, seed {fit.seed}, crop {fit.crop}"
+    yield "fit", f"{how}, {colours}, version {fit.fit_version}"
     if manifest.label_informed:
         unseen = manifest.tuning.unseen_splits if manifest.tuning else None
         apart = f", except {', '.join(map(printable, unseen))}" if unseen else ""

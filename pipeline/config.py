@@ -9,6 +9,7 @@ from typing import Annotated
 
 from ..fitting.config import FIT_VERSION, FitConfig
 from ..images.accept import KINDS
+from ..images.color import Color  # noqa: TC001
 from ..images.decode import Crop  # noqa: TC001
 from ..images.sources.layout import ClassLevel  # noqa: TC001
 from ..images.sources.source import Hints
@@ -118,6 +119,7 @@ class EncodeConfig:
         class_names: A file that gives names to the classes, see `class_names_file`, or None. No part of the
             fingerprint, as nothing but `class-names.json` and the card depend on it.
         crop: "none" squeezes the whole image onto the square canvas, "center" its largest centred square.
+        color: "srgb" converts by embedded colour profiles, "raw" takes the numbers as they are.
         store: A storage encoding, or None for the default at the fit's size.
         shard_size: Images in a shard, at least 1; None chooses by the number of images.
         format: "webdataset", or "zarr" to add the same sets as Zarr arrays. No part of the fingerprint: the
@@ -136,6 +138,7 @@ class EncodeConfig:
     accept: tuple[str, ...] = ()
     class_names: Path | None = None
     crop: Annotated[Crop, Choice(("none", "center"))] = "none"
+    color: Annotated[Color, Choice(("srgb", "raw"))] = "srgb"
     store: Annotated[str | None, Choice(tuple(ENCODINGS))] = None
     shard_size: Annotated[int | None, Range(1)] = None
     format: Annotated[str, Choice(("webdataset", "zarr"))] = "webdataset"
@@ -178,6 +181,7 @@ def fingerprint(config: EncodeConfig, plan: Plan, classes: Sequence[str]) -> Fin
         "fit_version": FIT_VERSION,
         **asdict(config.fit),
         "crop": config.crop,
+        "color": config.color,
         "store": config.encoding,
         "images": plan.images,
         "classes": len(classes),

@@ -114,6 +114,7 @@ def _probe(
         workers=config.run.decoders(device),
         size=config.fit.size,
         crop=config.crop,
+        color=config.color,
         memory_limit_bytes=MEMORY_LIMIT_BYTES + found.source.reading_bytes,
     ) as pool:
         decoded = pool.prefetch(references).result()

@@ -158,7 +158,7 @@ def _manifest_of(
         gaussians=fit.num_gaussians,
         size=fit.size,
         encoding=config.encoding,
-        fit=FitInfo(fit.preset, fit.cost, fit.seed, config.crop, FIT_VERSION, fit.target_psnr),
+        fit=FitInfo(fit.preset, fit.cost, fit.seed, config.crop, FIT_VERSION, fit.target_psnr, config.color),
         classes=classes,
         marks=shards.marks,
         tables=shards.tables,

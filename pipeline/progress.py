@@ -51,6 +51,8 @@ class Progress:
         fresh: Those among all of them that this run has finished, and no earlier one.
         cost_sum: What the fits of this run took, in full-size render + backward steps.
         fitted: How many fits there were: an image that cannot be decoded has none.
+        converted: Images that this run converted to sRGB by their colour profiles.
+        ignored: Images of this run whose colour profiles are damaged, or not for such pixels.
         reason: Why the last of those that failed did.
     """
 
@@ -60,6 +62,8 @@ class Progress:
     fresh: int = 0
     cost_sum: float = 0.0
     fitted: int = 0
+    converted: int = 0
+    ignored: int = 0
     reason: str = ""
 
     def __add__(self, other: Progress) -> Progress:

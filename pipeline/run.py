@@ -53,7 +53,8 @@ class EncodeSummary:
     `destination` is the folder or URL. `images`, `failed` and `psnr_mean` (dB, None without an image) speak
     of the whole dataset, whichever run did the work; `seconds`, `images_per_second` and `steps_mean` (the
     cost per fit, None without one) of this run. `failures` holds the first few, each as (source, reason).
-    `changed` images are other ones now than those that were encoded.
+    `changed` images are other ones now than those that were encoded. This run `converted` so many images to
+    sRGB by the colour profiles in them, and found so many `profiles_ignored` that are damaged or do not fit.
     """
 
     destination: Path | str
@@ -65,6 +66,8 @@ class EncodeSummary:
     steps_mean: float | None
     failures: tuple[tuple[str, str], ...]
     changed: int = 0
+    converted: int = 0
+    profiles_ignored: int = 0
 
 
 def worker_spec(
@@ -77,6 +80,7 @@ def worker_spec(
         source=source,
         fit=config.fit,
         crop=config.crop,
+        color=config.color,
         encoding=config.encoding,
         batch=config.run.batch(config.fit.size, device),
         device=device,
@@ -305,6 +309,8 @@ class Run:
             steps_mean=round(done.cost_sum / done.fitted, 1) if done.fitted else None,
             failures=failures,
             changed=self._changed,
+            converted=done.converted,
+            profiles_ignored=done.ignored,
         )
 
     def _write_extras(self) -> None:

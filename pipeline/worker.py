@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..fitting.fitter import FitResult, Fitter
+    from ..images.color import Color
     from ..images.sources.extras import Extras
     from ..images.sources.images import Entry
     from ..images.sources.source import Source
@@ -60,6 +61,7 @@ class WorkerSpec:
     source: Source
     fit: FitConfig
     crop: Crop
+    color: Color
     encoding: str
     batch: int
     device: str
@@ -100,6 +102,7 @@ class ShardEncoder:
             workers=spec.decoders,
             size=spec.fit.size,
             crop=spec.crop,
+            color=spec.color,
             memory_limit_bytes=MEMORY_LIMIT_BYTES + spec.source.reading_bytes,
         )
         self._ahead: deque[tuple[Batch, Prefetch]] = deque()
@@ -161,9 +164,11 @@ class ShardEncoder:
         following = [*batches, *islice(later, _AHEAD)] if batches else []
         for i, batch in enumerate(batches):
             upcoming = following[i + 1 : i + 1 + _AHEAD]
-            part, cost, fitted = self._fit(batch, self._decoded(batch, upcoming))
+            decoded = self._decoded(batch, upcoming)
+            part, cost, fitted = self._fit(batch, decoded)
             parts.append(part)
-            add(replace(_progress(part), fresh=len(part.outcomes), cost_sum=cost, fitted=fitted))
+            fresh = replace(_progress(part), fresh=len(part.outcomes), cost_sum=cost, fitted=fitted)
+            add(fresh + _profiles(decoded))
         result = _merge(block.keys, parts)
         if batches:
             self._spec.claim.require()  # or it may be another dataset's journal by now
@@ -327,6 +332,11 @@ def _undecoded(entry: Entry, failure: DecodeFailure) -> Outcome:
 
 def _is_unread(outcome: Decoded | DecodeFailure) -> bool:
     return isinstance(outcome, DecodeFailure) and outcome.kind == "read"
+
+
+def _profiles(decoded: Sequence[Decoded | DecodeFailure]) -> Progress:
+    counts = Counter(image.profile for image in decoded if isinstance(image, Decoded))
+    return Progress(converted=counts["converted"], ignored=counts["ignored"])
 
 
 def _progress(result: BlockResult) -> Progress:

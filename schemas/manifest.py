@@ -64,6 +64,7 @@ class FitInfo:
     """How the sets were fitted: all that decides the result besides the images.
 
     Where there was a `target_psnr` in dB, the fit of an image ended there, after `steps` at the latest.
+    `color` is "srgb" where embedded colour profiles were honoured.
     """
 
     preset: Word
@@ -72,6 +73,12 @@ class FitInfo:
     crop: Word
     fit_version: Integer
     target_psnr: float | None = field(default=None, metadata={OPTIONAL: True})
+    color: Word | None = field(default=None, metadata={OPTIONAL: True})
+
+    @property
+    def colors(self) -> str:
+        """What colours are: "srgb", or "raw" where profiles were not honoured, as before fit version 2."""
+        return self.color or "raw"
 
 
 @dataclass(frozen=True, slots=True)

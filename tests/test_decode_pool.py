@@ -21,7 +21,7 @@ MISCHIEF = """
     import numpy as np
     from gvit.images.decode import Decoded, DecodeError
 
-    def decode(data, size, crop):
+    def decode(data, size, crop, color):
         words = data.decode().split()
         action = globals()["do_" + words[0]]
         text = action(*words[1:])

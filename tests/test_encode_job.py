@@ -114,7 +114,7 @@ DEADLY_DECODER = """
 import os
 from gvit.images.decode import decode_image
 
-def decode(data, size, crop):
+def decode(data, size, crop, color):
     if data == b"die":
         os._exit(11)
     return decode_image(data, size, crop)

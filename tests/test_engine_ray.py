@@ -193,7 +193,7 @@ def inline_with_condemned(root, tmp_path, grays):
     """The files of an inline encode whose decoder refuses these images with the words of the Ray engine."""
     (tmp_path / "refusing_decoder.py").write_text(
         "from gvit.images.decode import DecodeError, decode_image\n"
-        "def decode(data, size, crop):\n"
+        "def decode(data, size, crop, color):\n"
         "    decoded = decode_image(data, size, crop)\n"
         f"    if decoded.pixels.min() == decoded.pixels.max() and decoded.pixels.max() in {grays}:\n"
         f"        raise DecodeError({POISON!r}, 'worker')\n"
@@ -216,7 +216,7 @@ def test_an_image_that_kills_its_decoder_is_named_without_a_worker_dying(head, t
     (tmp_path / "deadly_decoder.py").write_text(
         "import os\n"
         "from gvit.images.decode import decode_image\n"
-        "def decode(data, size, crop):\n"
+        "def decode(data, size, crop, color):\n"
         "    return os._exit(11) if data == b'die' else decode_image(data, size, crop)\n"
     )
     hook = str(tmp_path)

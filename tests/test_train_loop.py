@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -168,6 +169,19 @@ def test_a_checkpoint_evaluates_to_what_its_run_said(shards, whole):
     assert found.loss == pytest.approx(whole[1].loss, rel=1e-5)
     assert int(found.confusion.sum()) == 23
     assert model.classes == CLASSES
+
+
+def test_a_dataset_of_some_of_the_classes_is_scored_among_these(shards, whole, tmp_path):
+    splits = {"val": 23, "train": 23}
+    some = write_dataset(
+        tmp_path / "some", splits, classes=CLASSES[1:], relabel=lambda labels: np.maximum(labels - 1, 0)
+    )
+    model, found, _ = evaluate_checkpoint(whole[0], some, allow_overlap=True)
+    assert model.classes == CLASSES[1:]
+    assert found.confusion.shape == (2, 2)
+    other = write_dataset(tmp_path / "other", splits, classes=(*CLASSES[1:], "zebra"))
+    with pytest.raises(GvitError, match="other classes \\(such as zebra\\)"):
+        evaluate_checkpoint(whole[0], other)
 
 
 def test_a_model_learns_what_can_be_learned(shards, tmp_path):

@@ -62,7 +62,7 @@ class Corruptions(Extras):
 
 @dataclass(frozen=True, slots=True)
 class KeptMembers(Extras):
-    """The text of members of tar files beside an image, as `.txt` and `.json`; its place says where each is."""
+    """The text of members of tar files beside an image, as `.txt`; its place says where each is."""
 
     root: Path
     files: tuple[str, ...]

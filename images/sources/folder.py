@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import GvitError
+from ..more_formats import PICTURE_SUFFIXES
 from ..references import Nameless
 from .extras import Corruptions, Extras, KeptFiles
 from .images import ImagesBuilder
 from .layout import Layout, understand
 from .lists import Told, told_by_lists
-from .more_formats import PICTURE_SUFFIXES
 from .source import IMAGE_SUFFIXES, NO_HINTS, Hints, Listing, Source
 from .tree import Tree, look
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Self, cast
 
 from ...schemas.errors import GvitError
 from ...schemas.limits import Choice, check_limits
+from ..more_formats import readable_suffixes
 from .layout import ClassLevel  # noqa: TC001 - the fields' types are read
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ __all__ = [
     "suffix_of",
 ]
 
-IMAGE_SUFFIXES = frozenset(
-    {"jpg", "jpeg", "jpe", "jfif", "png", "bmp", "gif", "webp", "avif", "tif", "tiff", "ppm", "pgm"}
-)
+IMAGE_SUFFIXES = readable_suffixes() | {
+    "jpg", "jpeg", "jpe", "jfif", "png", "bmp", "gif", "webp", "avif", "tif", "tiff", "ppm", "pgm"
+}  # fmt: skip
 """What a file must end with, in any case, to count as an image."""
 
 LABEL_NAMES = (

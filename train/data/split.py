@@ -133,9 +133,17 @@ def check_same_kind(train: Dataset, val: Dataset) -> None:
 
 
 def check_kind(
-    dataset: Dataset, classes: tuple[str, ...] | list[str], gaussians: int, size: int, of: str
+    dataset: Dataset,
+    classes: tuple[str, ...] | list[str],
+    gaussians: int,
+    size: int,
+    of: str,
+    *,
+    some: bool = False,
 ) -> None:
     """Check a dataset's class list, number of Gaussians and canvas size against those of something else.
+
+    With `some`, the dataset may have some of the classes.
 
     Raises:
         GvitError: They differ; the sentence says in what.
@@ -151,8 +159,9 @@ def check_kind(
             f"{dataset.path} was fitted at size {manifest.size} and {of} at {size}: "
             "encode both with the same --size"
         )
-    if list(manifest.classes) != list(classes):
-        odd = sorted(set(manifest.classes) ^ set(classes))[:_NAMES_SHOWN]
+    given, known = set(manifest.classes), set(classes)
+    if not (some and given and given <= known) and list(manifest.classes) != list(classes):
+        odd = sorted(given - known if some and given else given ^ known)[:_NAMES_SHOWN]
         raise GvitError(
             f"{dataset.path} and {of} have other classes (such as {', '.join(odd) or 'another order'}): "
             "encode both from folders with the same class names"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -35,12 +35,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...dataset.reader import Dataset
+    from ...images.color import Color
     from ...images.decode import Crop
     from ..ranks import Ranks
 
 __all__ = ["Prediction", "TrainedModel", "evaluate_checkpoint", "load_model", "predict"]
 
 _MAX_DECODERS = 16
+_SAME_FITS = (1, FIT_VERSION)  # version 2 differs by colour profiles alone, and that is said in `color`
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +53,36 @@ class TrainedModel:
         classify: From sets as they are stored, and their true width / height, to logits.
         about: What it is, and the sets that it takes.
         device: Where it is.
+        kept: Those of its classes that it chooses among, in the order of the logits; without any, all.
     """
 
     classify: Classify
     about: About
     device: torch.device
+    kept: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.about.data.classes
+        """Names of the classes that it chooses among."""
+        return self.kept or self.about.data.classes
 
     @property
     def names(self) -> list[str]:
         """What people call the classes; their own names where that is not known."""
         known = self.about.class_names if isinstance(self.about, SharedAbout) else {}
         return [known.get(name, name) for name in self.classes]
+
+    def among(self, classes: Sequence[str]) -> TrainedModel:
+        """Return the model as one that knows these of its classes alone, in this order."""
+        if tuple(classes) == self.classes:
+            return self
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        columns = torch.tensor([numbers[name] for name in classes], device=self.device)
+
+        def classify(sets: Tensor, aspect: Tensor) -> Tensor:
+            return self.classify(sets, aspect)[:, columns]
+
+        return replace(self, classify=classify, kept=tuple(classes))
 
     def probabilities(
         self, gaussians: npt.NDArray[np.float32], aspect: npt.NDArray[np.float32]
@@ -115,6 +131,9 @@ def evaluate_checkpoint(
 ) -> tuple[TrainedModel, Evaluation, Overlap]:
     """Evaluate a checkpoint, or the last of a run, on a dataset: its split "val", or all where it has none.
 
+    A dataset may have some of the model's classes, as ImageNet-A and -R do: the model that is returned then
+    chooses among these alone.
+
     Raises:
         GvitError: Checkpoint or dataset cannot be used, or do not go together, or more than 5 % of the images
             were trained on.
@@ -123,13 +142,14 @@ def evaluate_checkpoint(
         model = load_model(path, ranks.device)
         dataset = evaluation_split(open_dataset(shards))
         data = model.about.data
-        check_kind(dataset, data.classes, data.gaussians, data.size, str(path))
+        check_kind(dataset, data.classes, data.gaussians, data.size, str(path), some=True)
         overlap = _overlap(path, dataset)
         overlap.check(
             allowed=allow_overlap, way_out="evaluate on other images, or accept it with --allow-overlap"
         )
         check_sets(dataset, rank=ranks.rank, world_size=ranks.world)
         loader = _loader(dataset, ranks, batch_size)
+        model = model.among(dataset.manifest.classes)
         return model, evaluate(model.classify, loader, len(model.classes), ranks), overlap
 
 
@@ -198,10 +218,10 @@ def predict(run: Path, images: Sequence[Path], *, device: str = "auto", top: int
     ]
 
 
-def _decode(images: Sequence[Path], size: int, crop: Crop) -> list[Decoded]:
+def _decode(images: Sequence[Path], size: int, crop: Crop, color: Color) -> list[Decoded]:
     """Decode images as an encode does: in processes that an image can break, and with its limits."""
     decoded: list[Decoded] = []
-    with DecodePool(min(usable_cores(), len(images), _MAX_DECODERS), size, crop) as pool:
+    with DecodePool(min(usable_cores(), len(images), _MAX_DECODERS), size, crop, color) as pool:
         for image, outcome in zip(images, pool.prefetch(images), strict=True):
             if not isinstance(outcome, Decoded):
                 raise GvitError(f"{image} cannot be read: {outcome.reason}")
@@ -217,12 +237,12 @@ def _fit(
 
     data = model.about.data
     made = data.fit
-    if made.fit_version != FIT_VERSION:
+    if made.fit_version not in _SAME_FITS:
         raise GvitError(
             f"the model was trained on sets of fit version {made.fit_version} and this gvit fits version "
             f"{FIT_VERSION}: predict with the gvit that encoded them"
         )
-    decoded = _decode(images, data.size, cast("Crop", made.crop))
+    decoded = _decode(images, data.size, cast("Crop", made.crop), cast("Color", made.colors))
     config = FitConfig(
         num_gaussians=data.gaussians,
         size=data.size,
