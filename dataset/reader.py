@@ -21,8 +21,8 @@ from ..schemas.errors import DatasetError, GvitError
 from ..schemas.gaussians import NUM_FIELDS
 from ..schemas.manifest import BLOCK_ROWS, MANIFEST_NAME, Manifest, read_manifest
 from ..schemas.rows import ROW_SCHEMA
+from ..schemas.urls import as_url
 from .open_shard import Shard, open_shard
-from .remote.urls import as_url
 from .zarr.sets import is_zarr_only, open_zarr
 
 __all__ = ["Dataset", "Sample", "StoredBlock", "open_dataset", "open_shards"]

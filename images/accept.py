@@ -21,7 +21,7 @@ _NAMED = 3
 _LOSABLE = 0.05  # share of the pictures of a class, or of all images
 
 
-def check_listing(root: Path, listing: Listing, accepted: Sequence[str]) -> None:
+def check_listing(root: Path | str, listing: Listing, accepted: Sequence[str]) -> None:
     """Refuse a listing whose labels can hardly be meant so.
 
     Args:

@@ -106,7 +106,8 @@ class EncodeConfig:
     """Images, where their dataset goes, and what that dataset is to be.
 
     Attributes:
-        source: The folder of images, or of .tar or .parquet files, or one such file.
+        source: The folder of images, or of .tar or .parquet files, or one such file. Or a URL of such files,
+            as `s3://bucket/train-{000..146}.tar`, or a path made of one.
         destination: The folder of the dataset; created where it does not exist. Or a URL as
             `s3://bucket/name`, or a path made of one.
         fit: How many Gaussians, at which size, with how much work.
@@ -127,7 +128,7 @@ class EncodeConfig:
         run: How to run.
     """
 
-    source: Path
+    source: Path | str
     destination: Path | str
     fit: FitConfig
     labels: Path | None = None

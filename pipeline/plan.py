@@ -82,7 +82,7 @@ class Plan:
 def make_plan(images: Images, seed: int, shard_size: int | None = None) -> Plan:
     """Shuffle the images of each split once by the seed and cut them into shards.
 
-    Where images have groups, the groups are shuffled, and the images within each.
+    Where images have groups, the groups are shuffled, and what is in each.
 
     Args:
         images: The images; sources are distinct.
@@ -140,9 +140,9 @@ def _shuffled(images: Images, members: NDArray[np.int64], seed_key: bytes) -> ND
         digests = b"".join(map(hashed, images.sources_at(part)))
         hashes[start : start + len(part)] = np.frombuffer(digests, ">u8").reshape(-1, 2)
     keys = [hashes[:, 1].astype(np.uint64), hashes[:, 0].astype(np.uint64)]
-    groups, group = images.groups_at(members)
-    if groups:
-        ranks = np.argsort(np.argsort(np.array([hashed(name) for name in groups], "S16"), kind="stable"))
+    for grouping in reversed(images.grouped):
+        names, group = images.groups_at(members, grouping)
+        ranks = np.argsort(np.argsort(np.array([hashed(name) for name in names], "S16"), kind="stable"))
         keys.append(ranks[group].astype(np.uint64))
     return members[np.lexsort(keys)]
 

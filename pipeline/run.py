@@ -16,6 +16,7 @@ from ..fitting.config import describe_device, resolve_device
 from ..pictures.progress import Display
 from ..schemas.checksums import EXTRA_SUFFIX
 from ..schemas.errors import DatasetError, GvitError
+from ..schemas.urls import as_url
 from .engines.inline import run_inline
 from .failures import FailureLimit, StoppedError
 from .finished import FinishedShards, complete, reopen_shard
@@ -335,7 +336,7 @@ class Run:
             seconds=round(time.monotonic() - self._clock, 3),
             images=self._meter.sum.fresh,
             outcome=outcome,
-            source=str(self._config.source.absolute()),
+            source=as_url(self._config.source) or str(Path(self._config.source).absolute()),
         )
         self._events.write("end", **asdict(record))
         with contextlib.suppress(OSError, GvitError):

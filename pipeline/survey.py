@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..dataset.class_names import class_names_file
 from ..images.accept import check_listing
 from ..images.open import list_images, open_source
 from ..schemas.errors import GvitError
+from ..schemas.urls import as_url
 from .config import EncodeConfig, RunConfig, fingerprint
 from .place.open import open_place
 from .place.run_state import RunState, check_same, holds_work, inspect_place
@@ -60,7 +62,9 @@ def _check_folder(config: EncodeConfig, place: Place) -> None:
                 "then use gvit pull and gvit export --to zarr"
             )
         return
-    source = config.source.resolve()
+    if as_url(config.source) is not None:
+        return
+    source = Path(config.source).resolve()
     if source.is_dir() and place.folder.resolve().is_relative_to(source):
         raise GvitError(f"{place.name} lies in {config.source}; choose a folder outside of it")
 

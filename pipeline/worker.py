@@ -125,6 +125,7 @@ class ShardEncoder:
             GvitError: The lease is lost.
             OSError: The destination cannot be written.
         """
+        self._spec.source.prepare(chain(shard.entries, following.entries if following else ()))
         results: list[BlockResult] = []
         blocks = shard.blocks()
         add = _adding_up(shard, report)

@@ -16,11 +16,11 @@ from gvit.dataset.remote.cache import cached
 from gvit.dataset.remote.hub import hub_place, push_to_hub
 from gvit.dataset.remote.remote import Difference, Remote
 from gvit.dataset.remote.transfer import difference, pull, push
-from gvit.dataset.remote.urls import as_url
 from gvit.dataset.verify import verify
 from gvit.dataset.zarr.writer import convert_to_zarr
 from gvit.schemas import DatasetError, GvitError
 from gvit.schemas.checksums import parse_checksums
+from gvit.schemas.urls import as_url
 
 V1 = Path(__file__).parent / "data" / "v1"
 FILES = 12

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 from filelock import FileLock
@@ -12,18 +11,11 @@ from ...schemas.checksums import SUMS_NAME, dump_checksums
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import read_file
 from ...schemas.manifest import MANIFEST_NAME
+from ...schemas.urls import cache_folder
 from .remote import open_remote
 from .transfer import pull
 
-__all__ = ["cache_folder", "cache_name", "cached"]
-
-
-def cache_folder() -> Path:
-    """Return where copies are kept: `GVIT_CACHE`, or `gvit` in `XDG_CACHE_HOME` or `~/.cache`."""
-    own = os.environ.get("GVIT_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gvit"
+__all__ = ["cache_name", "cached"]
 
 
 def cached(url: str) -> Path:

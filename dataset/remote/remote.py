@@ -15,7 +15,7 @@ from fsspec.core import url_to_fs
 from ...schemas.checksums import SUMS_NAME, dump_checksums, parse_checksums
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.extras import advice_for
-from .urls import as_url
+from ...schemas.urls import as_url
 
 __all__ = ["Difference", "Remote", "open_remote"]
 

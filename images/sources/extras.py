@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -64,8 +64,7 @@ class Corruptions(Extras):
 class KeptMembers(Extras):
     """The text of members of tar files beside an image, as `.txt`; its place says where each is."""
 
-    root: Path
-    files: tuple[str, ...]
+    path_of: Callable[[Entry], Path]
     suffixes: tuple[str, ...]
 
     @property
@@ -77,9 +76,7 @@ class KeptMembers(Extras):
         """Read the members."""
         return [
             {
-                suffix: _text(
-                    FilePart(str(self.root / self.files[entry.place[0]]), *entry.place[at : at + 2])
-                )
+                suffix: _text(FilePart(str(self.path_of(entry)), *entry.place[at : at + 2]))
                 for at, suffix in zip(range(3, len(entry.place), 2), self.suffixes, strict=True)
             }
             for entry in entries

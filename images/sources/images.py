@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast, overload
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,9 @@ from .keys import changed_keys, plain_key
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Entry", "Images", "ImagesBuilder", "View"]
+__all__ = ["Entry", "Grouping", "Images", "ImagesBuilder", "View"]
+
+Grouping = Literal["folder", "part"]
 
 _T = TypeVar("_T")
 _CHUNK = 2**16  # images that become objects at once
@@ -29,7 +30,6 @@ class Entry:
     `source` is its path below the source folder with `/` between the parts, through the file that holds it
     where several images share a file; `label` is the index of `class_name` in the sorted list of classes, -1
     where `class_name` is None. `place` says in which shared file and where, in numbers of its source's own.
-    Entries of one `group` are cheap to read together, so a plan keeps them together.
     """
 
     key: str
@@ -38,7 +38,6 @@ class Entry:
     label: int
     class_name: str | None
     place: tuple[int, ...] = ()
-    group: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +85,8 @@ class Images(Sequence[Entry]):
         classes: The sorted classes.
         label: int32 `[n]`, a number among these; -1 for none.
         places: int64 `[n, k]`, see `Entry.place`.
-        grouped: Whether images of one folder with the same second number in their places are of one group.
+        grouped: What is cheap to read together, so that a plan keeps it together, the larger first: "folder",
+            the images of one; "part", those that also have the same second number in their places.
         changed: Number of an image to its key, where that does not follow from its path alone.
     """
 
@@ -98,7 +98,7 @@ class Images(Sequence[Entry]):
     classes: tuple[str, ...]
     label: NDArray[np.int32]
     places: NDArray[np.int64]
-    grouped: bool = False
+    grouped: tuple[Grouping, ...] = ()
     changed: Mapping[int, str] = field(default_factory=dict[int, str])
 
     def __len__(self) -> int:
@@ -172,16 +172,13 @@ class Images(Sequence[Entry]):
         names = map((*self.classes, None).__getitem__, labels)
         return zip(self._keys_of(places, sources), sources, splits, labels, names, strict=True)
 
-    def groups_at(self, places: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
+    def groups_at(self, places: NDArray[np.int64], grouping: Grouping) -> tuple[list[str], NDArray[np.int64]]:
         """Return the names of the groups of the images at these places, and the number of each image's."""
-        if not self.grouped:
-            return [], np.zeros(len(places), np.int64)
+        if grouping == "folder":
+            return list(self.folders), self.folder[places].astype(np.int64)
         pairs = np.column_stack([self.folder[places].astype(np.int64), self.places[places, 1]])
         found, numbers = np.unique(pairs, axis=0, return_inverse=True)
-        return [self._group(*pair) for pair in found.tolist()], numbers.reshape(-1)
-
-    def _group(self, folder: int, number: int) -> str:
-        return f"{self.folders[folder]}{number}"
+        return [f"{self.folders[folder]}{part}" for folder, part in found.tolist()], numbers.reshape(-1)
 
     def _keys_of(self, places: NDArray[np.int64], sources: Sequence[str]) -> list[str]:
         keys = [plain_key(source) for source in sources]
@@ -190,13 +187,8 @@ class Images(Sequence[Entry]):
         return keys
 
     def _entries(self, places: NDArray[np.int64]) -> list[Entry]:
-        inner = [tuple(row) for row in self.places[places].tolist()]
-        groups: Iterable[str] = itertools.repeat("", len(places))
-        if self.grouped:
-            folders = self.folder[places].tolist()
-            groups = [self._group(folder, row[1]) for folder, row in zip(folders, inner, strict=True)]
-        rows = zip(self.columns_at(places), inner, groups, strict=True)
-        return [Entry(*columns, place, group) for columns, place, group in rows]
+        inner = map(tuple[int, ...], self.places[places].tolist())
+        return [Entry(*columns, place) for columns, place in zip(self.columns_at(places), inner, strict=True)]
 
 
 def number_names(names: Sequence[str | None]) -> tuple[tuple[str, ...], NDArray[np.int32]]:
@@ -241,7 +233,7 @@ class ImagesBuilder:
             )
         )
 
-    def build(self, classes: Sequence[str] | None = None, *, grouped: bool = False) -> Images:
+    def build(self, classes: Sequence[str] | None = None, *, grouped: tuple[Grouping, ...] = ()) -> Images:
         """Return all images; `classes`, sorted, may hold more than those in use."""
         parts = sorted(self._parts, key=lambda part: part.folder)
         self._parts = []

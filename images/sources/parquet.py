@@ -65,7 +65,7 @@ class ParquetSource(SharedFiles):
         if hints.split is not None and any(map(split_named_by_file, self.files)):
             raise GvitError(f"--split is given, and {self.shown} has splits of its own; leave it out")
         check_unicode(self.files)
-        tables = [_read_table(self.root / file, hints.label_column) for file in self.files]
+        tables = [_read_table(self.local(n), hints.label_column) for n in range(len(self.files))]
         labels = [label for table in tables for label in table.labels]
         if not labels:
             raise GvitError(f"{self.shown} holds no image: there are no rows")
@@ -85,7 +85,7 @@ class ParquetSource(SharedFiles):
         columns = sorted({table.column for table in tables if table.column})
         others = sorted({name for table in tables for name in table.others})
         return Listing(
-            entries=builder.build(classes, grouped=True),
+            entries=builder.build(classes, grouped=("folder", "part") if self.url else ("part",)),
             labels_from=f"the column {' or '.join(map(repr, columns))}" if classes else "",
             labels_hint=f"the columns are {', '.join(others)}",
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Self, cast
 
 from ...schemas.errors import GvitError
@@ -152,6 +154,9 @@ class Source(ABC):
             GvitError: The source is missing, unreadable, damaged or without an image.
         """
 
+    def prepare(self, entries: Iterable[Entry]) -> None:  # noqa: B027
+        """Begin to make ready what holds some images."""
+
     @abstractmethod
     def path_of(self, entry: Entry) -> Path:
         """Return the file that holds the entry's image."""
@@ -172,18 +177,51 @@ class SharedFiles(Source):
     Attributes:
         root: The folder of the files.
         files: Their paths below it, sorted.
+        url: Of that folder, ending with `/`, where it is not on this machine; else "".
     """
 
     files: tuple[str, ...]
+    url: str = ""
 
     @property
     def shown(self) -> Path:
         """What to call it in a sentence: its only file, or its folder."""
         return self.root / self.files[0] if len(self.files) == 1 else self.root
 
+    def local(self, number: int) -> Path:
+        """Return a file by its number, on this machine; one behind a URL is fetched.
+
+        Raises:
+            GvitError: It cannot be fetched.
+        """
+        if not self.url:
+            return self.root / self.files[number]
+        from .remote import fetched  # fsspec, which a folder does not need
+
+        return fetched(self.url + self.files[number])
+
     def path_of(self, entry: Entry) -> Path:
         """Return the file that holds the entry's image: the first number of its place says which."""
-        return self.root / self.files[entry.place[0]]
+        return self.local(entry.place[0])
+
+    def is_there(self) -> bool:
+        """Tell it of a folder; what is behind a URL says so itself when it is fetched."""
+        return bool(self.url) or Source.is_there(self)
+
+    def absolute(self) -> Self:
+        """Return a source that means the same in another working directory."""
+        return self if self.url else replace(self, root=self.root.absolute())
+
+    def prepare(self, entries: Iterable[Entry]) -> None:
+        """Begin to fetch what holds some images, in their order, while others are worked on."""
+        if self.url:
+            numbers = list(dict.fromkeys(entry.place[0] for entry in entries))
+            Thread(target=self._fetch, args=(numbers,), daemon=True).start()
+
+    def _fetch(self, numbers: Sequence[int]) -> None:
+        with contextlib.suppress(GvitError):  # who needs it asks for it again, and says so
+            for number in numbers:
+                self.local(number)
 
 
 def check_unicode(sources: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -30,6 +31,7 @@ from .tar_list import read_tars
 
 __all__ = ["TarSource", "find_in_tar"]
 
+_FETCHES = 8  # at once
 _CLASS_FILE = re.compile(r"n\d{8}|[^\d]+")  # a WordNet id; other numbers are those of shards
 
 
@@ -51,9 +53,7 @@ class TarSource(SharedFiles):
         Raises:
             GvitError: A file cannot be used, see `read_tar`; labels are numbers and text; or there is none.
         """
-        contents = read_tars(
-            [self.root / file for file in self.files], TarWishes(hints.label_column, hints.keep)
-        )
+        contents = self._contents(TarWishes(hints.label_column, hints.keep))
         if not any(len(content.names) for content in contents):
             raise GvitError(
                 f"{self.shown} holds no image: no member of a tar file ends with "
@@ -76,12 +76,22 @@ class TarSource(SharedFiles):
             first += count
         fields = next((content.fields for content in contents if content.fields), ())
         return Listing(
-            entries=builder.build(classes),
+            entries=builder.build(classes, grouped=("folder",) if self.url else ()),
             passed=sum((content.passed for content in contents), Counter[str]()),
             labels_from=told,
             labels_hint=f"the fields of .json are {', '.join(fields)}" if fields else "",
-            extras=KeptMembers(self.root.absolute(), self.files, hints.keep) if hints.keep else None,
+            extras=KeptMembers(self.absolute().path_of, hints.keep) if hints.keep else None,
         )
+
+    def _contents(self, wishes: TarWishes) -> list[TarContents]:
+        if not self.url:
+            return read_tars([self.root / file for file in self.files], wishes)
+
+        def read(number: int) -> TarContents:
+            return read_tar(self.local(number), wishes)
+
+        with ThreadPoolExecutor(_FETCHES) as pool:  # it is the fetching that takes time
+            return list(pool.map(read, range(len(self.files))))
 
     def _check_split(self, hints: Hints, layout: Layout) -> None:
         if hints.split is not None and (layout.splits or any(map(split_named_by_file, self.files))):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...dataset.remote.urls import as_url
+from ...schemas.urls import as_url
 from .folder import Folder
 
 if TYPE_CHECKING:

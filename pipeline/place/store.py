@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...dataset.commit import commit_shard, require_lease
-from ...dataset.remote.cache import cache_folder, cache_name
+from ...dataset.remote.cache import cache_name
 from ...dataset.remote.remote import Remote, open_remote
 from ...schemas.checksums import EXTRA_SUFFIX, SUMS_NAME, dump_checksums
 from ...schemas.documents import to_json
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.manifest import MANIFEST_NAME
+from ...schemas.urls import cache_folder
 from .place import Place
 
 if TYPE_CHECKING:
