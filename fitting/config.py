@@ -12,7 +12,7 @@ from ..schemas.limits import Range, check_limits
 __all__ = ["FIT_VERSION", "PRESETS", "FitConfig", "describe_device", "resolve_device"]
 
 FIT_VERSION = 2
-"""Raised whenever the same image and config would give another set."""
+"""Raised whenever the same image and config would give another set: 2 honours colour profiles, 1 does not."""
 
 PRESETS = {"fast": 50, "default": 200, "best": 500}
 """Cost of each preset in full-size render + backward steps."""

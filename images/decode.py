@@ -50,7 +50,7 @@ _WHITE = 128  # at least, somewhere on the object of a mask
 """An image whose header declares more pixels is refused before any of them is decoded."""
 
 # Named, so that nothing else that Pillow knows (PostScript runs a program) is tried on a stranger's file.
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "PPM", *more_formats.FORMATS)
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "PPM")
 _ORIENTATION_TAG = 0x0112
 _BITS_TAG, _PHOTOMETRIC_TAG, _PLANES_TAG = 258, 262, 284  # of TIFF
 _WHITE_IS_ZERO, _SEPARATE = 0, 2
@@ -153,7 +153,6 @@ def decode_image(data: bytes, size: int, crop: Crop = "none", color: Color = "sr
     """
     if not data:
         raise DecodeError("the file is empty")
-    more_formats.prepare(data)
     try:
         upright, profile = _upright(data, color)
     except DecodeError:
@@ -171,7 +170,8 @@ def decode_image(data: bytes, size: int, crop: Crop = "none", color: Color = "sr
 
 def _upright(data: bytes, color: Color) -> tuple[Image.Image, Profile]:
     """The whole image, turned upright, in 8-bit RGB, and what became of its colour profile."""
-    with _fixed_reasons(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    formats = (*_FORMATS, *more_formats.needed_for(data))
+    with _fixed_reasons(), Image.open(io.BytesIO(data), formats=formats) as image:
         image.load()
         rgb, profile = _to_rgb(image, color)
         return _turned_upright(rgb, _orientation(image)), profile

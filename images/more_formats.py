@@ -6,10 +6,7 @@ import importlib
 from collections.abc import Iterable
 from importlib.util import find_spec
 
-__all__ = ["FORMATS", "PICTURE_SUFFIXES", "extras_for", "prepare", "readable_suffixes"]
-
-FORMATS = ("HEIF", "JXL")
-"""What Pillow calls them, once their packages are imported."""
+__all__ = ["PICTURE_SUFFIXES", "extras_for", "needed_for", "readable_suffixes"]
 
 _MODULE_OF_EXTRA = {"heic": "pillow_heif", "jxl": "pillow_jxl"}
 _EXTRA_OF_SUFFIX = {"heic": "heic", "heif": "heic", "jxl": "jxl"}
@@ -35,12 +32,15 @@ def extras_for(suffixes: Iterable[str]) -> str:
     return f"install what reads them: pip install 'gvit[{','.join(missing)}]'" if missing else ""
 
 
-def prepare(data: bytes) -> None:
-    """Have Pillow know the format of a file that needs an extra, if that is installed."""
+def needed_for(data: bytes) -> tuple[str, ...]:
+    """Have Pillow know the format of a file that needs an extra, if that is installed; returns its name."""
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and _is_installed("heic"):
         importlib.import_module("pillow_heif").register_heif_opener()
-    elif data.startswith(_JXL_BEGINNINGS) and _is_installed("jxl"):
+        return ("HEIF",)
+    if data.startswith(_JXL_BEGINNINGS) and _is_installed("jxl"):
         importlib.import_module("pillow_jxl")
+        return ("JXL",)
+    return ()
 
 
 def _is_installed(extra: str) -> bool:

@@ -159,6 +159,11 @@ class EncodeConfig:
             )
 
     @property
+    def fit_version(self) -> int:
+        """Of the sets: with raw colours they are those of version 1."""
+        return FIT_VERSION if self.color == "srgb" else 1
+
+    @property
     def hints(self) -> Hints:
         """What is said of the source."""
         return Hints(
@@ -179,10 +184,9 @@ def fingerprint(config: EncodeConfig, plan: Plan, classes: Sequence[str]) -> Fin
     """Name all that the bytes of the dataset depend on; runs with equal fingerprints may share a dataset."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "fit_version": FIT_VERSION,
+        "fit_version": config.fit_version,
         **asdict(config.fit),
         "crop": config.crop,
-        "color": config.color,
         "store": config.encoding,
         "images": plan.images,
         "classes": len(classes),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,15 +15,15 @@ from ..dataset.card import About, dataset_card, kept_of
 from ..dataset.class_names import class_names_file, parse_class_names
 from ..dataset.open_shard import Shard, open_tar, parse_shard_rows
 from ..dataset.reader import Dataset
-from ..fitting.config import FIT_VERSION
 from ..schemas.checksums import CARD_NAME, CLASS_NAMES_NAME, SHEET_NAME, ZARR_NAME, hash_file
 from ..schemas.encoding import get_encoding
 from ..schemas.errors import DatasetError
 from ..schemas.files import check_bytes, refuse_links
 from ..schemas.manifest import DoneMark, FitInfo, Manifest, build_manifest, parse_done_mark
-from ..schemas.rows import Row, table_to_rows
+from ..schemas.rows import Row, table_to_rows, without_names
 from ..schemas.shards import ShardReader
 from .journal import BlockResult, Journal, Outcome
+from .place.folder import Folder
 from .progress import Progress
 from .seen import read_seen
 
@@ -40,12 +40,12 @@ _FAILURES_SHOWN = 5
 
 
 class FinishedShards:
-    """The shards of a dataset that are done; their rows are read once."""
+    """The shards of a dataset that are done; of their rows the figures are kept, some 65 bytes an image."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._lengths = place.lengths()
-        self._tables: dict[str, pa.Table] = {}
+        self._figures: dict[str, pa.Table] = {}
         self._marks: dict[str, DoneMark] = {}
 
     def find(self, shard: ShardPlan) -> DoneMark | None:
@@ -58,7 +58,7 @@ class FinishedShards:
                 return None
             if any(self._lengths.get(file) != info.bytes for file, info in mark.files.items()):
                 return None
-            self.rows(mark)
+            self.figures(mark)
         except DatasetError:
             return None
         self._marks[mark.name] = mark
@@ -84,26 +84,34 @@ class FinishedShards:
     def forget(self, mark: DoneMark) -> None:
         """Forget a shard that is to be done again."""
         self._marks.pop(mark.name, None)
-        self._tables.pop(mark.name, None)
+        self._figures.pop(mark.name, None)
 
     def rows(self, mark: DoneMark) -> pa.Table:
-        """Return the rows of a finished shard.
+        """Read the rows of a finished shard.
 
         Raises:
             DatasetError: They are damaged.
         """
-        if mark.name not in self._tables:
-            name = f"{mark.name}.parquet"
-            data = self._place.read(name)
-            if data is None:
-                raise DatasetError(f"{self._place.name}/{name} is missing: run gvit encode again")
-            check_bytes(data, mark.parquet, f"{self._place.name}/{name}")
-            self._tables[mark.name] = parse_shard_rows(data, mark, f"{self._place.name}/{name}")
-        return self._tables[mark.name]
+        name = f"{mark.name}.parquet"
+        data = self._place.read(name)
+        if data is None:
+            raise DatasetError(f"{self._place.name}/{name} is missing: run gvit encode again")
+        check_bytes(data, mark.parquet, f"{self._place.name}/{name}")
+        return parse_shard_rows(data, mark, f"{self._place.name}/{name}")
+
+    def figures(self, mark: DoneMark) -> pa.Table:
+        """Return the rows of a finished shard without the texts that tell one image from another.
+
+        Raises:
+            DatasetError: They are damaged.
+        """
+        if mark.name not in self._figures:
+            self._figures[mark.name] = without_names(self.rows(mark))
+        return self._figures[mark.name]
 
     def progress(self, mark: DoneMark) -> Progress:
         """Sum up what became of the images of a finished shard."""
-        psnr_sum: float | None = pc.sum(self.rows(mark)["psnr"]).as_py()
+        psnr_sum: float | None = pc.sum(self.figures(mark)["psnr"]).as_py()
         return Progress(mark.images, mark.failed, psnr_sum or 0.0)
 
     @property
@@ -113,8 +121,16 @@ class FinishedShards:
 
     @property
     def tables(self) -> list[pa.Table]:
-        """The rows of each, in the same order."""
-        return [self.rows(mark) for mark in self.marks]
+        """The figures of each, in the same order."""
+        return [self.figures(mark) for mark in self.marks]
+
+    def failures(self) -> Iterator[tuple[str, str]]:
+        """Yield source and reason of the images that failed."""
+        for mark in self.marks:
+            if mark.failed:
+                table = self.rows(mark)
+                failed = table.filter(pc.equal(table["status"], "failed"))
+                yield from zip(failed["source"].to_pylist(), failed["error"].to_pylist(), strict=True)
 
 
 def complete(
@@ -136,7 +152,7 @@ def complete(
     name, license_name = kept_of(card)
     manifest = _manifest_of(config, classes, shards, name)
     names = class_names_file(config.class_names, classes) or place.read(CLASS_NAMES_NAME)
-    dataset = _dataset_of(place, manifest, shards)
+    dataset = _dataset_of(place, manifest, shards.marks, shards.tables)
     if card is None or not place.is_complete():
         about = About(
             license_name,
@@ -144,21 +160,21 @@ def complete(
             class_names={} if names is None else parse_class_names(names, CLASS_NAMES_NAME),
         )
         card = dataset_card(dataset, about).encode()
-    _convert(place.folder, dataset, wanted=config.format == "zarr")
+    _convert(place.folder, manifest, shards, wanted=config.format == "zarr")
     files = {CARD_NAME: card} if names is None else {CLASS_NAMES_NAME: names, CARD_NAME: card}
     place.publish(manifest, files, shards.marks)
-    return manifest, tuple(islice(_failures(shards.tables), _FAILURES_SHOWN))
+    return manifest, tuple(islice(shards.failures(), _FAILURES_SHOWN))
 
 
 def _manifest_of(
     config: EncodeConfig, classes: Sequence[str], shards: FinishedShards, name: str | None
 ) -> Manifest:
-    fit = config.fit
+    fit, color = config.fit, None if config.color == "raw" else config.color
     return build_manifest(
         gaussians=fit.num_gaussians,
         size=fit.size,
         encoding=config.encoding,
-        fit=FitInfo(fit.preset, fit.cost, fit.seed, config.crop, FIT_VERSION, fit.target_psnr, config.color),
+        fit=FitInfo(fit.preset, fit.cost, fit.seed, config.crop, config.fit_version, fit.target_psnr, color),
         classes=classes,
         marks=shards.marks,
         tables=shards.tables,
@@ -166,22 +182,25 @@ def _manifest_of(
     )
 
 
-def _dataset_of(place: Place, manifest: Manifest, shards: FinishedShards) -> Dataset:
+def _dataset_of(
+    place: Place, manifest: Manifest, marks: Sequence[DoneMark], tables: Iterable[pa.Table]
+) -> Dataset:
     """Return the dataset; of one behind a URL all but the sets, which stay where they are."""
     folder = place.folder or Path(place.name)
     parts = [
         Shard(mark, table, open_tar(folder, manifest, mark))
-        for mark, table in zip(shards.marks, shards.tables, strict=True)
+        for mark, table in zip(marks, tables, strict=True)
     ]
     return Dataset(folder, manifest, parts)
 
 
-def _convert(folder: Path | None, dataset: Dataset, *, wanted: bool) -> None:
+def _convert(folder: Path | None, manifest: Manifest, shards: FinishedShards, *, wanted: bool) -> None:
     """Bring `gaussians.zarr` to what the shards hold now; one that nobody asked for goes once it is not."""
     if folder is None or not (wanted or (folder / ZARR_NAME).exists()):
         return
     from ..dataset.zarr.writer import convert_to_zarr, is_current  # takes half a second, and is seldom needed
 
+    dataset = _dataset_of(Folder(folder), manifest, shards.marks, map(shards.rows, shards.marks))
     if is_current(dataset, folder):
         return
     refuse_links(folder, [ZARR_NAME])
@@ -189,12 +208,6 @@ def _convert(folder: Path | None, dataset: Dataset, *, wanted: bool) -> None:
         convert_to_zarr(dataset, folder)
     else:
         shutil.rmtree(folder / ZARR_NAME)
-
-
-def _failures(tables: Sequence[pa.Table]) -> Iterator[tuple[str, str]]:
-    for table in tables:
-        failed = table.filter(pc.equal(table["status"], "failed"))
-        yield from zip(failed["source"].to_pylist(), failed["error"].to_pylist(), strict=True)
 
 
 # ---------------------------------------------------------------- trying again what failed

@@ -58,7 +58,9 @@ def unfinished(tmp_path):
 def test_an_unfinished_dataset_of_0_1_is_finished(unfinished, tmp_path, monkeypatch, capfd):
     kept = {path.name: path.read_bytes() for path in unfinished.glob("shard-000000.*")}
     assert len(kept) == 3
-    assert gvit(monkeypatch, "encode", tmp_path / "images", unfinished, *FIT, "--json") == 1
+    assert gvit(monkeypatch, "encode", tmp_path / "images", unfinished, *FIT) == 2
+    assert "what was begun with gvit 0.1 goes on with --color raw" in " ".join(capfd.readouterr().err.split())
+    assert gvit(monkeypatch, "encode", tmp_path / "images", unfinished, *FIT, "--color", "raw", "--json") == 1
     facts = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert (facts["images"], facts["failed"]) == (12, 1)
     assert {name: (unfinished / name).read_bytes() for name in kept} == kept
@@ -69,7 +71,7 @@ def test_an_unfinished_dataset_of_0_1_is_finished(unfinished, tmp_path, monkeypa
 def test_what_0_1_had_journaled_is_not_fitted_again(unfinished, tmp_path, monkeypatch):
     entry = (unfinished / ".gvit" / "journal" / "shard-000001" / "00000005").read_bytes()
     values = entry.split(b"\n", 2)[2]
-    assert gvit(monkeypatch, "encode", tmp_path / "images", unfinished, *FIT) == 1
+    assert gvit(monkeypatch, "encode", tmp_path / "images", unfinished, *FIT, "--color", "raw") == 1
     dataset = open_dataset(unfinished)
     assert values in (unfinished / "shard-000001.tar").read_bytes()
     runs = json.loads((unfinished / ".gvit" / "run.json").read_text())["runs"]

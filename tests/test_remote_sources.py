@@ -115,7 +115,7 @@ def test_an_encode_from_a_url_is_complete_and_finds_its_originals(tmp_path):
     assert read_reference(reference) == digit_files(12, "jpeg")[0][10]
     encode_for_real(folder, tmp_path / "local")
     first, second = (open_dataset(tmp_path / name) for name in ("out", "local"))
-    assert set(first.rows()["source_sha256"].to_pylist()) == set(second.rows()["source_sha256"].to_pylist())
+    assert set(first.rows["source_sha256"].to_pylist()) == set(second.rows["source_sha256"].to_pylist())
 
 
 def test_images_of_a_file_stay_together_in_the_plan_of_a_remote_source(tmp_path):

@@ -123,6 +123,9 @@ def recorded_source(place: Place) -> Path | None:
     return Path(sources[-1]) if sources else None
 
 
+_HONOURS_PROFILES = 2  # the fit version since which colour profiles are honoured
+
+
 def check_same(destination: str, there: Mapping[str, object], here: Mapping[str, object]) -> None:
     """Compare the fingerprint of a dataset with that of the run which is to continue it.
 
@@ -135,9 +138,11 @@ def check_same(destination: str, there: Mapping[str, object], here: Mapping[str,
             f"{name} is {_shown(there.get(name, _MISSING))} there and {_shown(here.get(name, _MISSING))} here"
             for name in names
         )
+        raw = there.get("fit_version") == 1 and here.get("fit_version") == _HONOURS_PROFILES
+        way = "; what was begun with gvit 0.1 goes on with --color raw" if raw else ""
         raise GvitError(
             f"{destination} holds another dataset ({differences}); "
-            "choose another folder, or use the same settings and images, or replace it with --overwrite"
+            f"choose another folder, or use the same settings and images, or replace it with --overwrite{way}"
         )
 
 
