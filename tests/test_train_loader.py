@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from gvit.dataset.commit import commit_shard, write_manifest
 from gvit.dataset.open_shard import read_rows
 from gvit.dataset.reader import open_dataset
-from gvit.rendering import cores
 from gvit.schemas import (
     ENCODINGS,
     NUM_FIELDS,
@@ -17,6 +16,7 @@ from gvit.schemas import (
     GvitError,
     Row,
     build_manifest,
+    cores,
     encode,
 )
 from gvit.train.data import loader as loader_module

@@ -162,9 +162,8 @@ def _make_room(folder: Path, wanted: int) -> None:
         bound = float(gigabytes) * 1e9 if gigabytes else _CACHE_SHARE * shutil.disk_usage(folder).total
     except ValueError as error:
         raise GvitError(f"GVIT_SOURCE_CACHE_GB is {gigabytes!r}; give a number of gigabytes") from error
-    files = [
-        (entry.stat(), Path(entry.path)) for entry in os.scandir(folder) if not entry.name.endswith(".lock")
-    ]
+    with os.scandir(folder) as entries:
+        files = [(entry.stat(), Path(entry.path)) for entry in entries if not entry.name.endswith(".lock")]
     used = sum(stat.st_size for stat, _ in files)
     for stat, path in sorted(files, key=lambda file: file[0].st_mtime):
         if used + wanted <= bound or stat.st_mtime > time.time() - _KEPT_S:
