@@ -41,6 +41,17 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
     Console().print(table)
 
 
+@bench_app.command("plan")
+def plan_command(
+    images: Annotated[int, typer.Option(help="Of the fake source.", min=1000)] = 1_000_000,
+    as_json: Json = False,
+) -> None:
+    """Time and memory of listing and planning a source, per image."""
+    from ..benchmarks.plan import run
+
+    _print(run(images), as_json)
+
+
 @bench_app.command("render")
 def render_command(size: Size = 224, num_gaussians: Gaussians = 256, as_json: Json = False) -> None:
     """Render + backward on one core, beside dense torch."""

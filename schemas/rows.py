@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -113,14 +114,20 @@ def table_to_rows(table: pa.Table) -> list[Row]:
 
 def without_names(table: pa.Table) -> pa.Table:
     """Return a table of ``ROW_SCHEMA`` without what tells one image from another, so that it takes little."""
-    count = table.num_rows
-    blank = pa.array([""] * count, pa.string())
-    for name in ("key", "source", "shard"):
+    for name, blank in _blanks(table.num_rows).items():
         table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), blank)
-    for name in ("class", "source_sha256"):
-        nothing = pa.nulls(count, pa.string())
-        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), nothing)
     return table
+
+
+@lru_cache(maxsize=4)  # shards of one size share what says nothing
+def _blanks(count: int) -> dict[str, pa.Array]:
+    empty, nothing = pa.array([""] * count, pa.string()), pa.nulls(count, pa.string())
+    number = pa.nulls(count, pa.int32())
+    return {
+        **dict.fromkeys(("key", "source", "shard"), empty),
+        **dict.fromkeys(("class", "source_sha256"), nothing),
+        **dict.fromkeys(("width", "height"), number),
+    }
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..references import Reference
     from .images import Entry
 
-__all__ = ["FolderSource"]
+__all__ = ["FolderSource", "list_tree"]
 
 _SOLUTION = "LOC_val_solution.csv"  # of ImageNet, as Kaggle has it
 _NAMELESS = (1,)
@@ -60,7 +60,7 @@ class FolderSource(Source):
         tree = look(self.root)
         if not tree.images:
             raise GvitError(f"{self.root} holds no image; known are files that end with {_known_suffixes()}")
-        return _listing(tree, told_by_lists(tree, hints.label_column), hints)
+        return list_tree(tree, told_by_lists(tree, hints.label_column), hints)
 
     def path_of(self, entry: Entry) -> Path:
         """Return where the entry's file lies on this machine."""
@@ -91,7 +91,12 @@ def _check_folder(root: Path) -> None:
 # ---------------------------------------------------------------- what was found, understood
 
 
-def _listing(tree: Tree, told: Told, hints: Hints) -> Listing:
+def list_tree(tree: Tree, told: Told, hints: Hints) -> Listing:
+    """Understand what was found, and what lists say; takes the images out of the tree that are left out.
+
+    Raises:
+        GvitError: It cannot be understood, or does not go together.
+    """
     outside = [folder for folder in sorted(tree.images) if not folder.startswith(told.within)]
     beside = {folder.removesuffix("/"): tree.drop(folder) for folder in outside}
     layout = understand({folder: len(names) for folder, names in tree.images.items()}, hints.class_level)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -59,15 +59,19 @@ class Tree:
         return len(self.images.pop(folder))
 
 
-def look(root: Path) -> Tree:
+def look(root: Path, found: Iterable[tuple[str, list[str]]] | None = None) -> Tree:
     """Look at all that lies below a folder, as `walk` finds it.
+
+    Args:
+        root: The folder.
+        found: What is taken in place of what `walk` finds.
 
     Raises:
         GvitError: A folder cannot be read.
     """
     tree = Tree(root)
     chunks: dict[str, list[pa.Array]] = {}
-    for raw_folder, names in walk(root):
+    for raw_folder, names in walk(root) if found is None else found:
         folder = as_text(raw_folder)
         images = [name for name in names if is_image_name(name)]
         if len(images) < len(names):
