@@ -33,10 +33,10 @@ def photographs(size: int, folder: Path | None = None, last: int | None = None) 
     if folder is not None:
         source = FolderSource(folder)
         files = [source.path_of(entry) for entry in source.scan().entries][-(last or 0) :]
-        return np.stack([decode_image(file.read_bytes(), size).pixels for file in files])
+        return np.stack([decode_image(file.read_bytes(), size, color="raw").pixels for file in files])
     require("bench", "skimage")  # it brings photographs and SSIM
     data = resources.files("skimage") / "data"
-    return np.stack([decode_image((data / name).read_bytes(), size).pixels for name in PHOTOS])
+    return np.stack([decode_image((data / name).read_bytes(), size, color="raw").pixels for name in PHOTOS])
 
 
 def crops(count: int, size: int, folder: Path | None = None) -> npt.NDArray[np.uint8]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +20,11 @@ from .source import as_text, is_image_name, suffix_of
 __all__ = ["Tree", "look", "walk"]
 
 _CHUNK = 2**16  # names that are text objects at once
-_LISTING = frozenset(
-    {"txt", "csv", "tsv", "json", "jsonl", "parquet"}
-)  # files that may say something of images
-_MAX_LISTS = 10_000  # of them to be remembered: some datasets have one beside each image
+_LISTS = re.compile(
+    r"val_annotations\.txt|images\.txt|train_test_split\.txt|trainval\.txt|test\.txt|metadata\.(?:csv|jsonl)"
+    r"|LOC_val_solution\.csv|(?:train|test)\.json|(?:train|val)\d{4}\.json|\d+_stats\.json"
+)
+"""Files that may say something of images: what `lists` reads."""
 
 
 @dataclass(slots=True)
@@ -34,7 +36,7 @@ class Tree:
         images: Folder to the sorted names of its images.
         nameless: Paths of images whose names are no text.
         passed: Folder to how many files of each suffix in it are no images.
-        others: Paths of the first of those that may be lists of images.
+        others: Paths of those that may be lists of images.
     """
 
     root: Path
@@ -77,8 +79,7 @@ def look(root: Path, found: Iterable[tuple[str, list[str]]] | None = None) -> Tr
         if len(images) < len(names):
             others = [name for name in names if not is_image_name(name)]
             tree.passed.setdefault(folder, Counter()).update(map(suffix_of, map(as_text, others)))
-            room = _MAX_LISTS - len(tree.others)
-            tree.others += [folder + name for name in others if suffix_of(name) in _LISTING][:room]
+            tree.others += [folder + name for name in others if _LISTS.fullmatch(name)]
         if images:
             chunks.setdefault(folder, []).append(_texts(tree, raw_folder, folder, images))
     tree.images = {folder: _sorted(parts) for folder, parts in chunks.items()}
