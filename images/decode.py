@@ -37,6 +37,7 @@ __all__ = [
     "Crop",
     "DecodeError",
     "Decoded",
+    "canvas_of",
     "decode_image",
     "decode_mask",
     "open_image",
@@ -161,11 +162,26 @@ def decode_image(data: bytes, size: int, crop: Crop = "none", color: Color = "sr
             raise
         upright, profile = _upright(sound, color)
         profile = "ignored" if b"iCCP" in data and b"iCCP" not in sound else profile
+    return _resized(upright, size, crop, hashlib.sha256(data).hexdigest(), profile)
+
+
+def canvas_of(image: Image.Image, size: int, crop: Crop = "none", color: Color = "srgb") -> Decoded:
+    """Bring a picture that Pillow has read to the pinned target, as `decode_image` does with a file.
+
+    Raises:
+        DecodeError: Its pixels cannot be read, or have no meaning as RGB.
+    """
     with _fixed_reasons():
-        width, height = upright.size
+        rgb, profile = _to_rgb(image, color)
+        upright = _turned_upright(rgb, _orientation(image))
+    return _resized(upright, size, crop, "", profile)
+
+
+def _resized(upright: Image.Image, size: int, crop: Crop, digest: str, profile: Profile) -> Decoded:
+    with _fixed_reasons():
         whole = upright if crop == "none" else _center_square(upright)
         pixels = np.array(whole.resize((size, size), Image.Resampling.BICUBIC))
-    return Decoded(pixels, width, height, hashlib.sha256(data).hexdigest(), profile=profile)
+    return Decoded(pixels, *upright.size, digest, profile=profile)
 
 
 def _upright(data: bytes, color: Color) -> tuple[Image.Image, Profile]:

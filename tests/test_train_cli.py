@@ -82,7 +82,7 @@ def test_evaluate_agrees_with_the_run_and_has_the_same_names(gvit, shards, train
     code, out, err = gvit("evaluate", "--checkpoint", trained[0], "--shards", shards, "--json")
     facts = json.loads(out)
     assert code == 0
-    assert sorted(facts) == sorted([*FIELDS, "overlap"])
+    assert sorted(facts) == sorted([*FIELDS, "overlap", "classes"])
     assert facts["top1"] == trained[1]["top1"]
     assert facts["loss"] == pytest.approx(trained[1]["loss"], rel=1e-5)
     assert (facts["samples"], facts["epochs"], facts["steps"]) == (9, 2, 4)

@@ -222,11 +222,11 @@ def test_predict_refuses_what_encode_refuses_and_stays_small(run, tmp_path):
     Image.new("1", (16000, 16000)).save(tmp_path / "large.png", transparency=0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(GvitError, match=r"text\.png cannot be read: the file is not an image"):
-        trained._decode([tmp_path / "text.png"], 16, "none")
+        trained._decode([tmp_path / "text.png"], 16, "none", "srgb")
     with DecodePool(1, 16) as pool:
         (encoded,) = pool.prefetch([tmp_path / "large.png"]).result()
     with pytest.raises(GvitError, match=encoded.reason):
-        trained._decode([tmp_path / "large.png"], 16, "none")
+        trained._decode([tmp_path / "large.png"], 16, "none", "srgb")
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 200 * MEGABYTE
     assert json.loads((run / "checkpoints.json").read_text())["last"]
 
