@@ -10,15 +10,21 @@ if TYPE_CHECKING:
     from .dataset.reader import open_dataset as open_dataset
     from .fitting.config import FitConfig as FitConfig
     from .fitting.fitter import Fitter as Fitter
+    from .front.dataset import draw as draw
+    from .front.dataset import encode as encode
+    from .front.fit import Fit as Fit
+    from .front.fit import fit as fit
+    from .front.fit import render as render
+    from .front.models import Model as Model
+    from .front.models import load_model as load_model
+    from .front.models import predict as predict
     from .pipeline.config import EncodeConfig as EncodeConfig
-    from .pipeline.encode import encode as encode
     from .rendering.arrays import render_numpy as render_numpy
     from .schemas.errors import DatasetError as DatasetError
     from .schemas.errors import GvitError as GvitError
     from .schemas.gaussians import FIELDS as FIELDS
     from .schemas.version import __version__ as __version__
     from .train.data.loader import SetLoader as SetLoader
-    from .train.run.trained import predict as predict
 
 # Public name -> the module that holds it; imported on first use, so that `import gvit` stays instant.
 _HOMES: dict[str, str] = {
@@ -31,9 +37,15 @@ _HOMES: dict[str, str] = {
     "GvitError": "schemas.errors",
     "SetLoader": "train.data.loader",
     "__version__": "schemas.version",
-    "encode": "pipeline.encode",
+    "Fit": "front.fit",
+    "Model": "front.models",
+    "draw": "front.dataset",
+    "encode": "front.dataset",
+    "fit": "front.fit",
+    "load_model": "front.models",
     "open_dataset": "dataset.reader",
-    "predict": "train.run.trained",
+    "predict": "front.models",
+    "render": "front.fit",
     "render_numpy": "rendering.arrays",
 }
 

@@ -19,7 +19,8 @@ from .encode import encode_command
 from .look import info_command, status_command, view_command
 from .output import EXIT_BAD_INPUT, say
 from .sharing import card_command, export_command, pull_command, push_command, verify_command
-from .train import evaluate_command, predict_command, train_command
+from .train import train_command
+from .use import evaluate_command, predict_command
 
 __all__ = ["encode_main", "main", "train_main"]
 

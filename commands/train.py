@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +18,7 @@ from .output import EXIT_INTERRUPTED, EXIT_TERMINATED, Json, say, tell
 if TYPE_CHECKING:
     from ..train.config import TrainConfig
 
-__all__ = ["evaluate_command", "predict_command", "train_command"]
+__all__ = ["train_command"]
 
 _DATA, _LEARNING, _GUIDING = "The data", "What is learned, and how", "Guidance by the classifier"
 _RUN = "The run"
@@ -236,65 +235,3 @@ def _list_recipes(*, as_json: bool) -> None:
     Console(stderr=as_json).print(table)
     if as_json:
         typer.echo(json.dumps({"recipes": {name: {"h100_hours": hours[name]} for name in hours}}))
-
-
-def evaluate_command(
-    checkpoint: Run,
-    shards: Annotated[Path, typer.Option(help="Dataset; its split val where it has one, else all of it.")],
-    device: Device = None,
-    allow_overlap: Annotated[
-        bool,
-        typer.Option("--allow-overlap", help="Score although more than 5% of the images were trained on."),
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Say how often a trained model is right."""
-    from ..train.run.trained import evaluate_checkpoint
-
-    began = time.perf_counter()
-    model, found, overlap = evaluate_checkpoint(
-        checkpoint, shards, device=device or "auto", allow_overlap=allow_overlap
-    )
-    seconds = time.perf_counter() - began
-    words = (
-        f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, loss {found.loss:.4f} on {found.samples} samples"
-    )
-    if overlap.sources:
-        say(overlap.describe(), err=True)
-    if model.kept:
-        known = len(model.about.data.classes)
-        say(f"chosen among the {len(model.kept)} classes of the dataset, of {known} of the model", err=True)
-    facts = found.scores | {"epochs": model.about.epoch, "steps": model.about.step}
-    facts |= {"overlap": len(overlap.sources), "classes": len(model.classes)}
-    tell(words, {**facts, "samples_per_second": round(found.samples / seconds, 1)}, as_json=as_json)
-
-
-def predict_command(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    checkpoint: Run,
-    device: Device = None,
-    top: Annotated[int, typer.Option(help="Classes to name per image.", min=1)] = 5,
-    as_json: Json = False,
-) -> None:
-    """Say what is in images, by a model that was trained on Gaussians."""
-    from ..schemas.errors import GvitError
-    from ..train.run.trained import predict
-
-    missing = [image for image in images if not image.is_file()]
-    if missing:
-        raise GvitError(f"there is no image {missing[0]}: give image files")
-    predictions = predict(checkpoint, images, device=device or "auto", top=top)
-    for found in predictions:
-        guesses = zip(found.names, found.probabilities, strict=True)
-        words = ", ".join(f"{name} {chance:.1%}" for name, chance in guesses)
-        say(f"{found.image}: {words}", err=as_json)
-    if as_json:
-        facts = [
-            {
-                "image": str(found.image),
-                "classes": dict(zip(found.classes, found.probabilities, strict=True)),
-                "psnr": found.psnr,
-            }
-            for found in predictions
-        ]
-        typer.echo(json.dumps({"predictions": facts}))

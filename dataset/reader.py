@@ -38,6 +38,9 @@ class Sample(NamedTuple):
     gaussians: npt.NDArray[np.float32]
     label: int
 
+    def __repr__(self) -> str:
+        return f"<Sample {self.key!r}: {len(self.gaussians)} Gaussians, label {self.label}>"
+
 
 class StoredBlock(NamedTuple):
     """Consecutive sets as they are stored.

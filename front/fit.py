@@ -96,20 +96,21 @@ def render(sets: Sets, height: int, width: int) -> Sets:
         width: Likewise.
 
     Returns:
-        float32 `[H, W, 3]` or `[B, H, W, 3]` in 0..1, sRGB; an array of an array, a tensor of a tensor, on its
-        device and differentiable.
+        float32 `[H, W, 3]` or `[B, H, W, 3]` in 0..1, sRGB; an array of an array, a tensor of a tensor, on
+        its device and differentiable.
 
     Raises:
         GvitError: Another type or shape, or no pixel.
     """
-    shape, is_array = tuple(getattr(sets, "shape", ())), isinstance(sets, np.ndarray)
+    shape: list[int] = list(getattr(sets, "shape", ()))
+    is_array = isinstance(sets, np.ndarray)
     if not is_array and type(sets).__module__.partition(".")[0] != "torch":
         raise GvitError(f"sets to render are an array or a tensor, not {type(sets).__name__}")
     if len(shape) not in (2, 3) or shape[-1] != NUM_FIELDS:
-        raise GvitError(f"sets to render are [N, {NUM_FIELDS}] or [B, N, {NUM_FIELDS}], not {list(shape)}")
+        raise GvitError(f"sets to render are [N, {NUM_FIELDS}] or [B, N, {NUM_FIELDS}], not {shape}")
     if height < 1 or width < 1:
         raise GvitError(f"an image has at least 1 x 1 pixels, not {height} x {width}")
-    single = len(shape) == 2  # noqa: PLR2004
+    single = len(shape) == 2
     if isinstance(sets, np.ndarray):
         if not np.issubdtype(sets.dtype, np.floating):
             raise GvitError(f"sets to render are of floats, not of {sets.dtype}")

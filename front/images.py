@@ -25,7 +25,7 @@ __all__ = ["Canvases", "ImageLike", "canvases"]
 
 OneImage: TypeAlias = "str | Path | Image.Image | npt.NDArray[Any] | Tensor"
 ImageLike: TypeAlias = "OneImage | Sequence[OneImage]"
-"""A path, a PIL image, an array `[H, W, 3]`, a tensor `[3, H, W]`; a batch of the latter; or a list of any."""
+"""A path, PIL image, array `[H, W, 3]` or tensor `[3, H, W]`; a batch of these two; or a list of any."""
 
 _DIMENSIONS_OF_ONE, _DIMENSIONS_OF_BATCH = 3, 4
 
@@ -82,7 +82,7 @@ def _one_by_one(images: ImageLike) -> tuple[bool, Sequence[OneImage]]:
     if isinstance(images, Sequence):
         return False, images
     raise GvitError(
-        f"an image is a path, a PIL image, an array, a tensor, or a list of these, not {type(images).__name__}"
+        f"an image is a path, a PIL image, an array, a tensor, or a list, not {type(images).__name__}"
     )
 
 
@@ -115,14 +115,14 @@ def _is_tensor(value: object) -> bool:
 
 
 def _channels_last(tensor: Tensor, name: str) -> npt.NDArray[Any]:
-    if tensor.ndim != _DIMENSIONS_OF_ONE or tensor.shape[0] != 3:  # noqa: PLR2004
+    if tensor.ndim != _DIMENSIONS_OF_ONE or tensor.shape[0] != 3:
         raise GvitError(f"{name} must be a tensor [3, H, W], not {list(tensor.shape)}")
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.is_floating_point() else tensor).permute(1, 2, 0).numpy()
 
 
 def _in_8_bits(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
-    if array.ndim != _DIMENSIONS_OF_ONE or array.shape[2] != 3 or 0 in array.shape:  # noqa: PLR2004
+    if array.ndim != _DIMENSIONS_OF_ONE or array.shape[2] != 3 or 0 in array.shape:
         raise GvitError(f"{name} must be an array [H, W, 3], not {list(array.shape)}")
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)

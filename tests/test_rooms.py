@@ -21,7 +21,7 @@ BELOW = {
     "train": ["schemas", "dataset", "rendering", "images", "fitting", "pictures"],
 }
 """The rooms from the ground up, and what each may import; those of `TOP` may import all."""
-TOP = ("commands", "benchmarks", "studies")
+TOP = ("front", "commands", "benchmarks", "studies")
 PARTS = {  # rooms within rooms, likewise; what lies beside them belongs to the top
     "dataset": ["zarr", "remote"],
     "images": ["sources"],

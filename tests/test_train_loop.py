@@ -28,7 +28,7 @@ from gvit.train.run.checkpoint import read_checkpoint
 from gvit.train.run.interruption import Interrupted
 from gvit.train.run.metrics import read_metrics
 from gvit.train.run.run import train
-from gvit.train.run.trained import evaluate_checkpoint, load_model
+from gvit.train.run.trained import evaluate_checkpoint, load_trained
 from gvit.train.run.trainer import Trainer
 from small_runs import ALONE, SILENT, config_of
 
@@ -163,7 +163,8 @@ def test_the_summary_is_of_the_last_epoch_and_counts_every_sample_once(whole):
 
 
 def test_a_checkpoint_evaluates_to_what_its_run_said(shards, whole):
-    model, found, _ = evaluate_checkpoint(whole[0], shards, batch_size=5)
+    scored = evaluate_checkpoint(whole[0], shards, batch_size=5)
+    model, found = scored.model, scored.found
     assert found.samples == 23
     assert found.top1 == whole[1].top1
     assert found.loss == pytest.approx(whole[1].loss, rel=1e-5)
@@ -176,7 +177,8 @@ def test_a_dataset_of_some_of_the_classes_is_scored_among_these(shards, whole, t
     some = write_dataset(
         tmp_path / "some", splits, classes=CLASSES[1:], relabel=lambda labels: np.maximum(labels - 1, 0)
     )
-    model, found, _ = evaluate_checkpoint(whole[0], some, allow_overlap=True)
+    scored = evaluate_checkpoint(whole[0], some, allow_overlap=True)
+    model, found = scored.model, scored.found
     assert model.classes == CLASSES[1:]
     assert found.confusion.shape == (2, 2)
     other = write_dataset(tmp_path / "other", splits, classes=(*CLASSES[1:], "zebra"))
@@ -207,7 +209,7 @@ def test_labels_of_the_evaluation_never_reach_the_model(shards, tmp_path, whole)
     )
     seen = []
     for path in (shards, wrong):
-        model = load_model(whole[0], torch.device("cpu"))
+        model = load_trained(whole[0], torch.device("cpu"))
         logits = []
 
         def classify(sets, aspect, model=model, logits=logits):
@@ -253,7 +255,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
         GvitError, match=r"no number any more at step 10; the last good checkpoint is .*step-00000008"
     ):
         train(config_of(shards, tmp_path, **plain), console=SILENT)
-    assert load_model(tmp_path, torch.device("cpu")).about.step == 8
+    assert load_trained(tmp_path, torch.device("cpu")).about.step == 8
 
 
 def test_a_bad_loss_between_two_lines_is_found_before_it_is_saved(shards, tmp_path, monkeypatch):

@@ -118,7 +118,7 @@ def test_a_model_trained_on_tuned_sets_is_evaluated_on_the_untouched_ones(encode
     data = DataConfig(shards=tuned, val_shards=encoded / "shards")
     summary = train(config_of(tuned, tmp_path, data=data), console=SILENT)
     assert summary.samples == len(open_dataset(encoded / "shards").split("val"))
-    _, found, _ = evaluate_checkpoint(tmp_path, encoded / "shards")
+    found = evaluate_checkpoint(tmp_path, encoded / "shards").found
     assert found.top1 == summary.top1
 
 
@@ -197,7 +197,7 @@ def test_a_refiner_writes_all_splits_and_those_whose_labels_it_never_saw_can_be_
     assert not np.array_equal(after.gaussians(slice(None)), before.gaussians(slice(None)))
     summary = train(config_of(refined, tmp_path / "run", epochs=1), console=SILENT)
     assert summary.samples == before.manifest.splits["val"]
-    assert evaluate_checkpoint(tmp_path / "run", refined)[1].top1 == summary.top1
+    assert evaluate_checkpoint(tmp_path / "run", refined).found.top1 == summary.top1
 
 
 def test_what_is_written_is_what_the_refiner_makes_at_evaluation(encoded, refined):

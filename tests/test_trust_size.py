@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -198,7 +199,7 @@ def test_a_config_that_claims_a_giant_is_refused_without_building_it(run, tmp_pa
 
     import torch
 
-    from gvit.train.run.trained import load_model
+    from gvit.train.run.trained import load_trained
 
     checkpoint = max((run / "checkpoints").iterdir())
     shutil.copytree(checkpoint, tmp_path / "c")
@@ -210,23 +211,25 @@ def test_a_config_that_claims_a_giant_is_refused_without_building_it(run, tmp_pa
     change_json(tmp_path / "c" / "about.json", change)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(GvitError, match=r"another model|model\.depth|damaged"):
-        load_model(tmp_path / "c", torch.device("cpu"))
+        load_trained(tmp_path / "c", torch.device("cpu"))
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 400 * MEGABYTE
 
 
 def test_predict_refuses_what_encode_refuses_and_stays_small(run, tmp_path):
     from gvit.images.decode_pool import DecodePool
-    from gvit.train.run import trained
+    from gvit.train.ranks import pick_device
+    from gvit.train.run.predicted import decode_files
+    from gvit.train.run.trained import load_trained
 
     (tmp_path / "text.png").write_text("no image")
     Image.new("1", (16000, 16000)).save(tmp_path / "large.png", transparency=0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(GvitError, match=r"text\.png cannot be read: the file is not an image"):
-        trained._decode([tmp_path / "text.png"], 16, "none", "srgb")
+    data = replace(load_trained(run, pick_device("cpu")).about.data, size=16)
+    (text, large) = decode_files([tmp_path / "text.png", tmp_path / "large.png"], data)
+    assert text.reason == "the file is not an image of a known format"
     with DecodePool(1, 16) as pool:
         (encoded,) = pool.prefetch([tmp_path / "large.png"]).result()
-    with pytest.raises(GvitError, match=encoded.reason):
-        trained._decode([tmp_path / "large.png"], 16, "none", "srgb")
+    assert large.reason == encoded.reason
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 200 * MEGABYTE
     assert json.loads((run / "checkpoints.json").read_text())["last"]
 

@@ -185,14 +185,14 @@ def test_evaluate_counts_what_the_run_was_trained_on(shards, tmp_path):
     from test_train_loop import SILENT, config_of
 
     train(config_of(shards, tmp_path / "run"), console=SILENT)
-    _, _, overlap = evaluate_checkpoint(tmp_path / "run", shards)
+    overlap = evaluate_checkpoint(tmp_path / "run", shards).overlap
     assert overlap == Overlap((), 20)
     again = write_dataset(tmp_path / "again", {"all": 60})
     copy_images(again, 60, "shard-000000", "../d/shard-000000")
     for path in (tmp_path / "run", *(tmp_path / "run" / "checkpoints").iterdir()):
         with pytest.raises(GvitError, match=r"60 of the 60 images .*--allow-overlap"):
-            evaluate_checkpoint(path, again)
-    _, _, overlap = evaluate_checkpoint(tmp_path / "run", again, allow_overlap=True)
+            evaluate_checkpoint(path, again, split="all")
+    overlap = evaluate_checkpoint(tmp_path / "run", again, split="all", allow_overlap=True).overlap
     assert len(overlap.sources) == 60
 
 

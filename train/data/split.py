@@ -107,14 +107,37 @@ def evaluation_split(dataset: Dataset) -> Dataset:
         GvitError: The sets were tuned with the help of their labels, or there are none.
     """
     if dataset.manifest.label_informed and not _unseen(dataset):
-        raise GvitError(
-            f"{dataset.path} was tuned with the help of its labels; a score on it would mean nothing: "
-            "evaluate on the dataset that it was made from"
-        )
+        raise _tuned(dataset)
     found = dataset.split(_VALIDATION_SPLIT) if _VALIDATION_SPLIT in dataset.manifest.splits else dataset
     if not len(found):
         raise GvitError(f"{dataset.path} has no sets to evaluate on: give another dataset")
     return found
+
+
+def scored_split(dataset: Dataset, wanted: str | None) -> Dataset:
+    """Return the split that a model is scored on: the one asked for, or "val", or else "test".
+
+    Raises:
+        GvitError: There is none of these, or it has no sets; or labels had a part in them.
+    """
+    splits = dataset.manifest.splits
+    found = wanted or next((name for name in (_VALIDATION_SPLIT, "test") if name in splits), None)
+    tuning = dataset.manifest.tuning
+    if dataset.manifest.label_informed and found not in ((tuning and tuning.unseen_splits) or ()):
+        raise _tuned(dataset)
+    there = ", ".join(splits) or "none"
+    if found is None:
+        raise GvitError(f"{dataset.path} has no split val or test ({there}): say with --split which to score")
+    if not splits.get(found):
+        raise GvitError(f"{dataset.path} has no sets in the split {found!r}; it has {there}")
+    return dataset.split(found)
+
+
+def _tuned(dataset: Dataset) -> GvitError:
+    return GvitError(
+        f"{dataset.path} was tuned with the help of its labels; a score on it would mean nothing: "
+        "evaluate on the dataset that it was made from"
+    )
 
 
 def _unseen(dataset: Dataset) -> bool:

@@ -103,10 +103,18 @@ class SetClassifier(nn.Module):
             valid: bool ``[B, N]``; None where all are, which keeps attention free of masks.
             rank: float32 ``[B, N]``, see ``SetTokens.forward``.
         """
+        return logits_of(self.vit, self._read(gaussians, valid, rank), gaussians[..., :2], valid)
+
+    def features(self, gaussians: Tensor, valid: Tensor | None = None, rank: Tensor | None = None) -> Tensor:
+        """Return what the last layer sees of sets, ``[B, D]``; arguments as of `forward`."""
+        read = self._read(gaussians, valid, rank)
+        return logits_of(self.vit, read, gaussians[..., :2], valid, pooled=True)
+
+    def _read(self, gaussians: Tensor, valid: Tensor | None, rank: Tensor | None) -> Tensor:
         features = self.tokens(gaussians, rank)
         if self.stem is not None:
             features = torch.cat([features, self.stem(gaussians, valid, rank)], dim=-1)
-        return logits_of(self.vit, features, gaussians[..., :2], valid)
+        return features
 
     def no_weight_decay(self) -> set[str]:
         """Return the parameters that are not to decay; timm's optimisers ask for them."""
@@ -155,11 +163,16 @@ def build_body(config: ModelConfig, classes: int, channels: int) -> NaFlexVit:
     return vit
 
 
-def logits_of(vit: NaFlexVit, features: Tensor, places: Tensor, valid: Tensor | None) -> Tensor:
-    """Return logits ``[B, K]`` of tokens ``[B, N, C]`` at places ``[B, N, 2]``, canvas units."""
+def logits_of(
+    vit: NaFlexVit, features: Tensor, places: Tensor, valid: Tensor | None, *, pooled: bool = False
+) -> Tensor:
+    """Return logits ``[B, K]`` of tokens ``[B, N, C]`` at places ``[B, N, 2]``, canvas units.
+
+    With ``pooled``, what the last layer makes them of, ``[B, D]``.
+    """
     # NaFlexVit.forward insists on a mask; its two halves do without, and attention stays fused
     encoded: dict[str, Any] = vit.forward_features(features, places, valid)  # pyright: ignore[reportAssignmentType]
-    return vit.forward_head(**encoded)
+    return vit.forward_head(**encoded, pre_logits=pooled)
 
 
 def undecayed(vit: NaFlexVit) -> set[str]:

@@ -1,0 +1,147 @@
+"""`gvit.load_model` and `gvit.predict`: a trained model as a module of torch, from images to classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..schemas.errors import GvitError
+from ..schemas.gaussians import NUM_FIELDS, min_scale
+from ..schemas.urls import as_url
+from ..train.data.augment import augment
+from ..train.data.batches import evaluation_view
+from ..train.ranks import pick_device
+from ..train.run.predicted import Failure, FittedImage, Prediction, fit_as_trained, predict_sets
+from ..train.run.trained import TrainedModel, load_trained
+from .images import canvases
+
+if TYPE_CHECKING:
+    from ..images.color import Color
+    from ..images.decode import Crop
+    from .images import ImageLike
+
+__all__ = ["Model", "load_model", "predict"]
+
+
+class Model(nn.Module):
+    """A trained model, from sets of Gaussians to logits, in evaluation mode.
+
+    Attributes:
+        classes: Names of the classes, in the order of the logits.
+        names: What people call them; their own names where that is not known.
+        num_gaussians: N, of the sets that it was trained on.
+        size: Side of their canvas in pixels.
+    """
+
+    def __init__(self, trained: TrainedModel) -> None:
+        super().__init__()
+        data = trained.about.data
+        self.network = trained.network
+        self.classes = trained.classes
+        self.names = tuple(trained.names)
+        self.num_gaussians = data.gaussians
+        self.size = data.size
+        self._trained = trained
+        self._view = evaluation_view(trained.about.augment, min_scale(data.size))
+        self.eval()
+
+    def __repr__(self) -> str:
+        weights = sum(value.numel() for value in self.parameters())
+        return (
+            f"<Model: {len(self.classes)} classes from {self.num_gaussians} Gaussians at "
+            f"{self.size} x {self.size}, {weights / 1e6:.1f} M weights>"
+        )
+
+    def forward(self, gaussians: Tensor, aspect: Tensor | None = None) -> Tensor:
+        """Return logits float32 ``[B, K]`` of sets.
+
+        Args:
+            gaussians: float32 ``[B, N, 9]``, in the fields and units of `gvit.FIELDS`, as a dataset has them.
+            aspect: True width / height of each image ``[B]``; None takes them for square.
+
+        Raises:
+            GvitError: The sets have another shape or type.
+        """
+        return self.network(*self._seen(gaussians, aspect))
+
+    def features(self, gaussians: Tensor, aspect: Tensor | None = None) -> Tensor:
+        """Return what the last layer sees of sets, float32 ``[B, D]``; arguments as of `forward`."""
+        return self.network.features(*self._seen(gaussians, aspect))
+
+    def predict(self, images: ImageLike, top: int = 5) -> Prediction | list[Prediction]:
+        """Fit Gaussians to images as the training set was fitted, and classify them.
+
+        Args:
+            images: One image or several, as `gvit.fit` takes them.
+            top: Classes to name per image.
+
+        Returns:
+            A prediction of one image, or a list of a batch or list.
+
+        Raises:
+            GvitError: An image cannot be read or fitted.
+        """
+        data = self._trained.about.data
+        crop, color = cast("Crop", data.fit.crop), cast("Color", data.fit.colors)
+        given = canvases(images, self.size, crop, color)
+        fitted = fit_as_trained(data, given.pixels, given.aspects.tolist(), given.names)
+        failed = next((image for image in fitted if isinstance(image, Failure)), None)
+        if failed is not None:
+            raise GvitError(f"{failed.image}: {failed.reason}")
+        found = predict_sets(self._trained, cast("list[FittedImage]", fitted), top)
+        return found[0] if given.single else found
+
+    def _seen(self, gaussians: Tensor, aspect: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if gaussians.ndim != 3 or gaussians.shape[-1] != NUM_FIELDS:
+            raise GvitError(f"sets to classify are [B, N, {NUM_FIELDS}], not {list(gaussians.shape)}")
+        if not gaussians.is_floating_point():
+            raise GvitError(f"sets to classify are of floats, not of {gaussians.dtype}")
+        sets = gaussians.float()
+        shape = torch.ones(len(sets), device=sets.device) if aspect is None else aspect.to(sets)
+        nobody = torch.zeros(len(sets), dtype=torch.int64, device=sets.device)
+        return augment(self.network.refined(sets), shape, nobody, seed=0, epoch=0, config=self._view)
+
+
+def load_model(path: str | Path, device: str = "cpu") -> Model:
+    """Load a trained model.
+
+    Args:
+        path: Folder of a run, of a checkpoint, or of a model that was made to be shared; or `hf://USER/NAME`.
+        device: "cpu", "cuda" or "auto".
+
+    Returns:
+        A module with `forward`, `features` and `predict`.
+
+    Raises:
+        GvitError: There is no model, or it is damaged.
+    """
+    return Model(load_trained(_folder_of(path), pick_device(device)))
+
+
+def predict(
+    model: Model | str | Path, images: ImageLike, *, device: str = "auto", top: int = 5
+) -> Prediction | list[Prediction]:
+    """Fit Gaussians to images and classify them; `model` is what `load_model` returns, or takes.
+
+    Raises:
+        GvitError: The model or an image cannot be used.
+    """
+    loaded = model if isinstance(model, Model) else load_model(model, device)
+    return loaded.predict(images, top)
+
+
+def _folder_of(path: str | Path) -> Path:
+    url = None if Path(path).exists() else as_url(path)
+    if url is None:
+        return Path(path)
+    if not url.startswith("hf://"):
+        raise GvitError(f"{url} is no model: give a folder, or hf://USER/NAME")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(url.removeprefix("hf://").removeprefix("models/")))
+    except Exception as error:  # of the network, the hub and its rules
+        raise GvitError(f"{url} cannot be fetched: {error}".partition("\n")[0]) from error
