@@ -9,6 +9,7 @@ import io
 import os
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -94,8 +95,15 @@ app.add_typer(bench_app, name="bench")
 
 
 @app.callback(invoke_without_command=True)
-def _help(context: typer.Context) -> None:  # pyright: ignore[reportUnusedFunction]
-    if context.invoked_subcommand is None:
+def _help(  # pyright: ignore[reportUnusedFunction]
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Say which gvit this is.")] = False,
+) -> None:
+    if version:
+        from ..schemas.version import __version__
+
+        typer.echo(f"gvit {__version__}")
+    elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 

@@ -324,11 +324,12 @@ def _tell_profiles(summary: EncodeSummary) -> None:
 
 def _words(summary: EncodeSummary) -> str:
     quality = "" if summary.psnr_mean is None else f", mean PSNR {summary.psnr_mean:.2f} dB"
+    what = f"{summary.destination}: {summary.images} images, {summary.failed} failed{quality}"
+    if not summary.images_per_second:
+        return f"{what} (already complete; {summary.seconds:.1f} s)"
     steps = "" if summary.steps_mean is None else f", {summary.steps_mean:g} steps an image"
-    return (
-        f"{summary.destination}: {summary.images} images, {summary.failed} failed{quality} "
-        f"({summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s{steps} in this run)"
-    )
+    pace = f"{summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s{steps} in this run"
+    return f"{what} ({pace})"
 
 
 def _tell_estimate(found: Estimate) -> None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import gvit
+from fake_sets import write_dataset
 from gvit.front.images import canvases
 from gvit.schemas import GvitError
 from small_dataset import save_images
@@ -250,3 +251,19 @@ def test_predict_goes_on_past_a_bad_file_and_draws_the_others(walked, tmp_path):
     assert code == 0
     code, _, err = run_gvit("predict", "--checkpoint", walked / "run", f"{folder}/x*.png")
     assert (code, "no file matches" in err) == (2, True)
+
+
+def test_the_version_is_said_and_what_is_complete_is_said_to_be(walked):
+    assert run_gvit("--version")[1] == f"gvit {gvit.__version__}\n"
+    words = ("--num-gaussians", 16, "--size", 16, "--preset", "fast", "--workers", 1)
+    code, out, _ = run_gvit("encode", walked / "images", walked / "out", *words)
+    assert (code, "already complete" in out, "images/s" in out) == (0, True, False)
+
+
+def test_training_says_what_is_left_aside_and_what_is_held_out(tmp_path):
+    shards = write_dataset(tmp_path / "d", {"train": 40, "test": 10})
+    words = ["train", "--shards", shards, "--out", tmp_path / "run", "--recipe", "tiny", "--epochs", 1]
+    code, _, err = run_gvit(*words, "--batch-size", 8)
+    assert code == 0
+    assert "evaluating on 4 images of 40 held out" in err
+    assert "left aside: the split test, 10 images" in err

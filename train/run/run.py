@@ -74,6 +74,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainSummar
     console = Console(stderr=True) if console is None else console
     with joined_ranks(config.run.device) as ranks:
         data = open_training_data(config.data, config.seed)
+        if ranks.leads:
+            _say_parts(config, data, console)
         last = checkpoint_to_resume(config, data)
         if config.data.check:
             _check_data(data, ranks, console)
@@ -97,6 +99,15 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainSummar
             _write_tuned(tuned, trainer, data, sources.pixels)
             remember_written(config.run.out, tuned)
         return summary
+
+
+def _say_parts(config: TrainConfig, data: TrainingData, console: Console) -> None:
+    """Say what the score will be of, where it is not the split "val", and what is left aside."""
+    splits = data.train.manifest.splits
+    if config.data.val_shards is None and (config.data.val_fraction is not None or "val" not in splits):
+        say_on(console, f"evaluating on {len(data.val)} images of {len(data.val) + len(data.train)} held out")
+    if splits.get("test"):
+        say_on(console, f"left aside: the split test, {splits['test']} images; score it with gvit evaluate")
 
 
 def _check_data(data: TrainingData, ranks: Ranks, console: Console) -> None:
