@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["card_command", "export_command", "pull_command", "push_command", "verify_command"]
 
 FAULTS_SHOWN = 50
-FORMS = ("samples", "zarr", "webdataset", "images")
+FORMS = ("samples", "zarr", "webdataset", "images", "parquet")
 
 Destination = Annotated[Path, typer.Argument(metavar="DST", help="Folder of a finished dataset.")]
 Deep = Annotated[
@@ -37,7 +37,10 @@ SampleSize = Annotated[int, typer.Option("--sample", help="Images of that sample
 
 Output = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; new or empty.")]
 Form = Annotated[
-    str, typer.Option("--to", metavar="FORM", help="samples, zarr, webdataset or images.", show_default=False)
+    str,
+    typer.Option(
+        "--to", metavar="FORM", help="samples, zarr, webdataset, parquet or images.", show_default=False
+    ),
 ]
 _PART = "What to export (default: everything)"
 Splits = Annotated[list[str] | None, typer.Option("--split", help="A split; repeat.", rich_help_panel=_PART)]
@@ -81,7 +84,8 @@ def export_command(
     """Write a dataset, or a part of it, in another form.
 
     samples: a classic WebDataset, members per image. zarr, webdataset: a dataset with its sets in Zarr arrays
-    or in tar files. images: renderings as split/class/name.png. OUT appears in full or not at all.
+    or in tar files. parquet: rows as the Hugging Face hub's library datasets loads them. images: renderings as
+    split/class/name.png. OUT appears in full or not at all.
     """
     from rich.console import Console
 
@@ -124,6 +128,10 @@ def _export(
         return export_images(dataset, output, canvas, written=written)
     if form == "samples":
         return export_samples(dataset, output, written=written)
+    if form == "parquet":
+        from ..dataset.export_parquet import export_parquet
+
+        return export_parquet(dataset, output, written=written)
     from ..dataset.card import dataset_card
 
     write = export_zarr if form == "zarr" else export_webdataset

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Change",
+    "Written",
     "appearing",
     "check_unused",
     "export_samples",
