@@ -83,9 +83,9 @@ def export_command(
 ) -> None:
     """Write a dataset, or a part of it, in another form.
 
-    samples: a classic WebDataset, members per image. zarr, webdataset: a dataset with its sets in Zarr arrays
-    or in tar files. parquet: rows as the Hugging Face hub's library datasets loads them. images: renderings as
-    split/class/name.png. OUT appears in full or not at all.
+    samples: a classic WebDataset, members per image. zarr, webdataset: a dataset with its sets in Zarr
+    arrays or in tar files. parquet: rows as the Hugging Face hub's library datasets loads them. images:
+    renderings as split/class/name.png. OUT appears in full or not at all.
     """
     from rich.console import Console
 
