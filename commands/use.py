@@ -56,10 +56,10 @@ def evaluate_command(
 
     Example: gvit evaluate --checkpoint run --shards out/imagenet --split test --predictions said.csv
     """
-    _check_ending(predictions, "--predictions", _TABLES)
-    _check_ending(confusion, "--confusion", (".csv", ".png"))
     from ..train.run.trained import evaluate_checkpoint
 
+    _check_ending(predictions, "--predictions", _TABLES)
+    _check_ending(confusion, "--confusion", (".csv", ".png"))
     began = time.perf_counter()
     scored = evaluate_checkpoint(
         checkpoint, shards, split=split, device=device or "auto", allow_overlap=allow_overlap
@@ -167,11 +167,11 @@ def predict_command(
 
     Example: gvit predict --checkpoint run photos/ --draw seen -o said.csv
     """
-    _check_ending(output, "--output", _TABLES)
-    files = list(_files_of(images))
     from ..train.ranks import pick_device
     from ..train.run.trained import load_trained
 
+    _check_ending(output, "--output", _TABLES)
+    files = list(_files_of(images))
     model = load_trained(checkpoint, pick_device(device or "auto"))
     found: list[Prediction] = []
     failures: list[Failure] = []

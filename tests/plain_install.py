@@ -31,6 +31,7 @@ CAN = [
     "view DATASET KEY -o one.png",
     "export DATASET samples --to samples",
     "export DATASET images --to images",
+    "export DATASET rows --to parquet",
     "export DATASET arrays --to zarr",
     "export arrays tars --to webdataset",
     "verify tars --deep",
