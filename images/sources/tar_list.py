@@ -17,6 +17,9 @@ from .tar_index import TarContents, TarWishes, read_tar
 __all__ = ["list_and_send", "read_tars"]
 
 _WORTHWHILE_BYTES = 2**28  # of tar files in one process
+_QUIETLY = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); "  # Ctrl-C is said once, by the parent
+)
 _FILES_EACH = 16  # at most, so that all processes end at about the same time
 
 
@@ -43,7 +46,7 @@ def read_tars(paths: Sequence[Path], wishes: TarWishes) -> list[TarContents]:
 def _ask(paths: Sequence[Path], wishes: TarWishes) -> list[TarContents]:
     """Have a process of its own list some files; it ends with its standard input, that is, with this one."""
     answer = subprocess.run(  # noqa: S603  (this interpreter and a module of ours)
-        [sys.executable, "-P", "-c", f"from {__name__} import list_and_send; list_and_send()"],
+        [sys.executable, "-P", "-c", f"{_QUIETLY}from {__name__} import list_and_send; list_and_send()"],
         input=pickle.dumps((list(paths), wishes)),
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path)},  # noqa: PTH100
