@@ -6,6 +6,7 @@ What a command needs is imported in its body, so that `--help` answers at once.
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["evaluate_command", "predict_command"]
 
 _AT_ONCE = 64  # images fitted and classified together
-_WORST = 5
 _TABLES = (".csv", ".parquet")
 
 Run = Annotated[Path, typer.Option("--checkpoint", help="Folder of a run, a checkpoint or a shared model.")]
@@ -175,8 +175,9 @@ def predict_command(
     model = load_trained(checkpoint, pick_device(device or "auto"))
     found: list[Prediction] = []
     failures: list[Failure] = []
+    used: set[Path] = set()  # names of pictures
     for start in range(0, len(files), _AT_ONCE):
-        part, failed = _predict(model, files[start : start + _AT_ONCE], top, draw)
+        part, failed = _predict(model, files[start : start + _AT_ONCE], top, draw, used)
         found += part
         failures += failed
         for one in part:
@@ -222,7 +223,7 @@ def _files_of(given: Sequence[str]) -> Iterator[Path]:
 
 
 def _predict(
-    model: TrainedModel, files: Sequence[Path], top: int, draw: Path | None
+    model: TrainedModel, files: Sequence[Path], top: int, draw: Path | None, used: set[Path]
 ) -> tuple[list[Prediction], list[Failure]]:
     import numpy as np
 
@@ -241,11 +242,11 @@ def _predict(
     found = predict_sets(model, sound, top)
     if draw is not None:
         for image, prediction in zip(sound, found, strict=True):
-            _draw(model, image, prediction, draw)
+            _draw(model, image, prediction, _free_name(draw, Path(image.name).stem, used))
     return found, failures
 
 
-def _draw(model: TrainedModel, image: FittedImage, prediction: Prediction, folder: Path) -> None:
+def _draw(model: TrainedModel, image: FittedImage, prediction: Prediction, path: Path) -> None:
     from ..pictures.draw import check_output
     from ..pictures.evidence import draw_evidence
 
@@ -253,16 +254,17 @@ def _draw(model: TrainedModel, image: FittedImage, prediction: Prediction, folde
     evidence = model.evidence(image.gaussians, image.aspect, best)
     guesses = list(zip(prediction.names, prediction.probabilities, strict=True))
     page = draw_evidence(Path(image.name).name, image.pixels, image.gaussians, evidence, guesses)
-    path = _free_name(folder, Path(image.name).stem)
     check_output(path)
     page.save(path)
 
 
-def _free_name(folder: Path, stem: str) -> Path:
-    """Return a name that no picture has: images of two folders may be called the same."""
+def _free_name(folder: Path, stem: str, used: set[Path]) -> Path:
+    """Return a name that no picture of this run has: images of two folders may be called the same."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = (f"{stem}.png" if number == 1 else f"{stem}-{number}.png" for number in range(1, 1_000_000))
-    return next(folder / name for name in names if not (folder / name).exists())
+    names = (f"{stem}.png" if number == 1 else f"{stem}-{number}.png" for number in itertools.count(1))
+    path = next(folder / name for name in names if folder / name not in used)
+    used.add(path)
+    return path
 
 
 def _write_predictions(found: Sequence[Prediction], failures: Sequence[Failure], path: Path) -> None:

@@ -74,10 +74,10 @@ def _read_table(path: Path) -> list[Line]:
 
 
 def _cells(text: str) -> list[list[str]]:
-    """Cut lines into cells: at tabs, semicolons or commas, if all have them; or else at the last space."""
+    """Cut lines into cells: at tabs, commas or semicolons, if all have them; or else at the last space."""
     lines = text.splitlines()
     filled = [line for line in lines if line.strip()]
-    for delimiter in ("\t", ";", ","):
+    for delimiter in ("\t", ",", ";"):
         if filled and all(delimiter in line for line in filled):
             return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     if any(mark in line for line in filled for mark in ',;\t"'):

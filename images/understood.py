@@ -36,9 +36,9 @@ def _splits(listing: Listing) -> str:
     for split, count in listing.splits.items():
         labels = images.label_counts(split)
         bare = labels.pop(None, 0)
-        of = _count(len(labels), "class") if labels else "no classes"
-        without = f", {bare} of them in none" if bare and labels else ""
-        parts.append(f"{split} {count} in {of}{without}" if labels else f"{split} {count} without classes")
+        without = f", {bare} of them in none" if bare else ""
+        of = f"in {_count(len(labels), 'class')}{without}" if labels else "without classes"
+        parts.append(f"{split} {count} {of}")
     return f"Understood: {_count(len(images), 'image')}; {', '.join(parts)}."
 
 

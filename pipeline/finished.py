@@ -40,7 +40,7 @@ _FAILURES_SHOWN = 5
 
 
 class FinishedShards:
-    """The shards of a dataset that are done; of their rows the figures are kept, some 65 bytes an image."""
+    """The shards of a dataset that are done; of their rows the figures are kept, some 60 bytes an image."""
 
     def __init__(self, place: Place) -> None:
         self._place = place

@@ -245,6 +245,7 @@ def test_predict_goes_on_past_a_bad_file_and_draws_the_others(walked, tmp_path):
     assert [p["image"] for p in facts["predictions"]] == [str(folder / "0.png"), str(folder / "1.png")]
     assert [f["image"] for f in facts["failed"]] == [str(folder / "bad.png")]
     assert "bad.png: the file is not an image of a known format" in err
+    run_gvit(*words, "--draw", tmp_path / "seen")  # once more, and there are no more pictures
     assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == ["0.png", "1.png"]
     assert len((tmp_path / "said.csv").read_text().splitlines()) == 4
     code, _, _ = run_gvit("predict", "--checkpoint", walked / "run", f"{folder}/[01].png")

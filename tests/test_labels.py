@@ -104,6 +104,11 @@ def test_labels_are_read_as_people_have_them(tmp_path, form):
     }
 
 
+def test_a_semicolon_within_a_label_cuts_no_table(tmp_path):
+    found = read(tmp_path, "im0.jpg,cat;pet\nim1.jpg,dog;pet\n", FLAT, frozenset())
+    assert found == {"im0.jpg": "cat;pet", "im1.jpg": "dog;pet"}
+
+
 def test_a_name_that_means_two_images_means_none(tmp_path):
     splits = {"a/1.jpg": "train", "b/1.jpg": "train", "b/2.jpg": "train"}
     with pytest.raises(GvitError, match=r"line 2: 1\.jpg is no image of the source"):

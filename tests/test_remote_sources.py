@@ -25,7 +25,7 @@ from small_dataset import encode_for_real
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("GVIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(remote, "_FIRST_WAIT_S", 0.0)
-    for known in (remote._place_of, remote._opened):
+    for known in (remote._info, remote._opened):
         known.cache_clear()
     return tmp_path / "cache" / "sources"
 
@@ -165,5 +165,5 @@ def test_a_changed_file_is_fetched_anew(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"old")
     assert fetched(url).read_bytes() == b"old"
     (tmp_path / "a.tar").write_bytes(b"other")
-    remote._place_of.cache_clear()
+    remote._info.cache_clear()
     assert fetched(url).read_bytes() == b"other"

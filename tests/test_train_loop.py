@@ -181,6 +181,11 @@ def test_a_dataset_of_some_of_the_classes_is_scored_among_these(shards, whole, t
     model, found = scored.model, scored.found
     assert model.classes == CLASSES[1:]
     assert found.confusion.shape == (2, 2)
+    sets = torch.from_numpy(open_dataset(some).split("val").gaussians(slice(None)))
+    whole_model = load_trained(whole[0], torch.device("cpu"))
+    with torch.no_grad():
+        logits = whole_model.classify(sets, torch.full((len(sets),), 1.5))  # each is 30 x 20
+    assert torch.equal(found.predicted, logits[:, 1:].argmax(dim=1))
     other = write_dataset(tmp_path / "other", splits, classes=(*CLASSES[1:], "zebra"))
     with pytest.raises(GvitError, match="other classes \\(such as zebra\\)"):
         evaluate_checkpoint(whole[0], other)

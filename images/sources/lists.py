@@ -118,7 +118,7 @@ _YEARED = re.compile(r"(train|val)(\d{4})\.json")
 
 
 def _inaturalist(tree: Tree) -> Told | None:
-    """INaturalist 2017 to 2019, `train2018.json` and `val2018.json`: COCO's form, a class for each image."""
+    """Of iNaturalist 2017 to 2019, `train2018.json` and `val2018.json`: COCO's form, a class an image."""
     found = [(path, match) for path in tree.others if (match := _YEARED.fullmatch(path.rpartition("/")[2]))]
     classes: dict[str, str] = {}
     splits: dict[str, str] = {}

@@ -122,21 +122,23 @@ def fetched(url: str) -> Path:
 
 
 @lru_cache(maxsize=4096)
-def _place_of(url: str) -> Path:
-    """Return where the copy of a file is, as the file is now: another content has another place."""
+def _info(url: str) -> dict[str, Any]:
+    """Return what the place says of a file."""
     with _explained(url):
         filesystem, path = _opened(url)
-        info: dict[str, Any] = _again(partial(filesystem.info, path))
-    marks = [
-        str(info.get(name)) for name in ("size", "ETag", "etag", "mtime", "LastModified", "last_modified")
-    ]
-    digest = hashlib.sha256("\0".join([url, *marks]).encode()).hexdigest()[:16]
-    return cache_folder() / "sources" / f"{digest}-{re.sub('[^A-Za-z0-9._-]', '_', url.rpartition('/')[2])}"
+        return _again(partial(filesystem.info, path))
+
+
+def _place_of(url: str) -> Path:
+    """Return where the copy of a file is, as the file is now: another content has another place."""
+    info = _info(url)
+    digest = hashlib.sha256("\0".join([url, *(str(info.get(name)) for name in _MARKS)]).encode())
+    name = re.sub("[^A-Za-z0-9._-]", "_", url.rpartition("/")[2])
+    return cache_folder() / "sources" / f"{digest.hexdigest()[:16]}-{name}"
 
 
 def _size_of(url: str) -> int:
-    filesystem, path = _opened(url)
-    return int(filesystem.info(path).get("size") or 0)
+    return int(_info(url).get("size") or 0)
 
 
 def _download(url: str, path: Path) -> None:

@@ -158,7 +158,15 @@ class Scored:
         return {name: hits / total if total else None for name, hits, total in pairs}
 
     def predictions(self) -> pa.Table:
-        """Return key, source, class and predicted class of each sample, in order of the dataset."""
+        """Return key, source, class and predicted class of each sample, in order of the dataset.
+
+        Raises:
+            GvitError: Other processes scored a part of them.
+        """
+        if len(self.found.predicted) != len(self.split):
+            raise GvitError(
+                "each process has predictions of its own part: write them in a run of one process"
+            )
         classes = self.model.classes
         predicted = [classes[number] for number in self.found.predicted.tolist()]
         rows = self.split.set_rows.select(["key", "source", "class"])
