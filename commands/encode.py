@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from .output import EXIT_FAILURES, EXIT_INTERRUPTED, EXIT_TERMINATED, Json, say, tell
+from .output import EXIT_FAILURES, EXIT_INTERRUPTED, EXIT_TERMINATED, Json, say, starting, tell
 
 if TYPE_CHECKING:
     from ..images.color import Color
@@ -135,7 +135,10 @@ ClassNames = Annotated[
 ]
 Store = Annotated[
     str,
-    typer.Option(help="auto, float16 or float32; auto is float16 up to size 512.", rich_help_panel=_STORAGE),
+    typer.Option(
+        help="auto, float16, float32 or compact, 10 bytes a Gaussian; auto is float16 up to size 512.",
+        rich_help_panel=_STORAGE,
+    ),
 ]
 Format = Annotated[
     str,
@@ -238,9 +241,12 @@ def encode_command(
     Interrupted at any point, the same command goes on where it was and ends with the same bytes.
     Exit code 0: done; 1: done, but some images failed; 2: it could not be done, or too many images failed
     and nothing was completed; 130: interrupted.
+
+    Example: gvit encode photos out/photos --num-gaussians 144 --size 96 --preset fast
     """
-    from ..fitting.config import FitConfig
-    from ..pipeline.config import EncodeConfig, RunConfig
+    with starting():
+        from ..fitting.config import FitConfig
+        from ..pipeline.config import EncodeConfig, RunConfig
 
     run = RunConfig(device=device, engine=engine, renderer=renderer)
     run = replace(run, max_failures=max_failures, retry_failed=retry_failed, overwrite=overwrite)
@@ -337,7 +343,7 @@ def _tell_estimate(found: Estimate) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ..pictures.progress import plain_duration
+    from ..pictures.progress import plain_bytes, plain_duration
     from ..schemas.text import printable
 
     def shown(name: str) -> Text:
@@ -356,11 +362,11 @@ def _tell_estimate(found: Estimate) -> None:
         "unknown: no probed image can be fitted" if found.seconds is None else plain_duration(found.seconds)
     )
     quality = "" if found.psnr is None else f", about {found.psnr:.1f} dB"
-    say(f"{found.images} images in {found.shards} shards, about {found.bytes / 1e6:.1f} MB{quality}")
+    say(f"{found.images} images in {found.shards} shards, about {plain_bytes(found.bytes)}{quality}")
     if found.done:
         say(f"{found.done} of them are done already in DST, {found.images - found.done} remain")
     if found.deletes:
-        say(f"--overwrite would delete {found.deletes} files of DST, {found.deletes_bytes / 1e6:.1f} MB")
+        say(f"--overwrite would delete {found.deletes} files of DST, {plain_bytes(found.deletes_bytes)}")
     say(f"about {time} on this machine alone for all of them; nothing was written")
 
 

@@ -43,7 +43,10 @@ Images = Annotated[int, typer.Option(help="Images on a contact sheet.", min=1, m
 
 
 def info_command(destination: Destination, as_json: Json = False) -> None:
-    """Say what a dataset holds, how good its sets are and how large."""
+    """Say what a dataset holds, how good its sets are and how large.
+
+    Example: gvit info out/photos
+    """
     from rich.console import Console
 
     from ..dataset.reader import open_dataset
@@ -60,6 +63,8 @@ def status_command(destination: Begun, as_json: Json = False) -> None:
     """Say how far an encode is, from its files alone: from another terminal, or another machine.
 
     Exit code 0: it is running or finished; 1: it has stopped before the end; 2: there is none.
+
+    Example: gvit status out/photos
     """
     from ..pipeline.progress import STOPPED, status_of
 
@@ -85,6 +90,8 @@ def view_command(
     """Draw an image beside its rendering, its Gaussians and the error; or many on a contact sheet.
 
     With --checkpoint: the image as it is stored, as guidance leaves it, and where its Gaussians went.
+
+    Example: gvit view out/photos train/tabby/cat.jpg -o cat.png
     """
     from ..dataset.reader import open_dataset
     from ..images.originals import Originals
@@ -118,7 +125,8 @@ def _tell(picture: Picture, output: Path, *, as_json: bool) -> None:
     missing = picture.images - picture.originals
     if missing:
         which = "the original is" if picture.images == 1 else f"{missing} of {picture.images} originals are"
-        say(f"{which} not shown: {picture.absence}", err=True)
+        advice = "" if "--source" in picture.absence else "; --source says where the images lie"
+        say(f"{which} not shown: {picture.absence}{advice}", err=True)
     facts = {"output": str(output), "images": picture.images, "originals": picture.originals}
     if as_json:
         typer.echo(json.dumps(facts | picture.facts))

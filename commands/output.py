@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["EXIT_BAD_INPUT", "EXIT_FAILURES", "EXIT_INTERRUPTED", "EXIT_TERMINATED", "Json", "say", "tell"]
+__all__ = [
+    "EXIT_BAD_INPUT",
+    "EXIT_FAILURES",
+    "EXIT_INTERRUPTED",
+    "EXIT_TERMINATED",
+    "Json",
+    "plural",
+    "say",
+    "starting",
+    "tell",
+]
 
 EXIT_FAILURES = 1
 """Finished, with failures or faults that it reports; of `gvit status`: stopped before the end."""
@@ -17,6 +30,23 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
+
+
+@contextmanager
+def starting() -> Generator[None]:
+    """Show on a terminal that a command is at work while it loads what it needs."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting"):
+        yield
+
+
+def plural(count: int, noun: str) -> str:
+    """Say how many of a thing there are: `1 epoch`, `2 epochs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def say(line: str, *, err: bool = False) -> None:

@@ -22,6 +22,7 @@ __all__ = ["card_command", "export_command", "pull_command", "push_command", "ve
 
 FAULTS_SHOWN = 50
 FORMS = ("samples", "zarr", "webdataset", "images", "parquet")
+DRAWN = ("images",)
 
 Destination = Annotated[Path, typer.Argument(metavar="DST", help="Folder of a finished dataset.")]
 Deep = Annotated[
@@ -86,6 +87,8 @@ def export_command(
     samples: a classic WebDataset, members per image. zarr, webdataset: a dataset with its sets in Zarr
     arrays or in tar files. parquet: rows as the Hugging Face hub's library datasets loads them. images:
     renderings as split/class/name.png. OUT appears in full or not at all.
+
+    Example: gvit export out/photos pngs --to images --split val --true-aspect
     """
     from rich.console import Console
 
@@ -93,7 +96,7 @@ def export_command(
     from ..dataset.selection import Selection, select
     from ..pictures.progress import showing
 
-    _check_form(form)
+    _check_form(form, size=size, true_aspect=true_aspect)
     dataset = open_dataset(destination)
     selection = Selection(
         splits=frozenset(splits) if splits else None,
@@ -109,11 +112,15 @@ def export_command(
     tell(f"{output}: {images} images as {form}", facts, as_json=as_json)
 
 
-def _check_form(form: str) -> None:
+def _check_form(form: str, *, size: int | None, true_aspect: bool) -> None:
     from ..schemas.errors import GvitError
 
     if form not in FORMS:
         raise GvitError(f"--to is {form!r}; give one of {', '.join(FORMS)}")
+    if size is not None and form not in DRAWN:
+        raise GvitError(f"--size is of what is drawn ({', '.join(DRAWN)}), and --to {form} draws nothing")
+    if true_aspect and form != "images":
+        raise GvitError(f"--true-aspect is for --to images, not for {form}: leave it out")
 
 
 def _export(
@@ -167,24 +174,31 @@ def verify_command(
     """Check a dataset, and name each fault with its file and row.
 
     Exit code 0: no fault; 1: faults; 2: it could not be checked.
+
+    Example: gvit verify out/photos --deep --images photos
     """
     from dataclasses import replace
 
     from ..dataset.verify import verify
 
     found = verify(destination, deep=deep)
+    compared = ""
+    facts: dict[str, Any] = {}
     if images is not None and not found.faults:
-        from ..pictures.rerender import rerender_faults
+        from ..pictures.rerender import rerender
 
-        found = replace(found, faults=rerender_faults(destination, images, sample))
+        again = rerender(destination, images, sample)
+        found = replace(found, faults=again.faults)
+        compared = f", {again.compared} compared with their images, at most {again.largest:.3f} dB off"
+        facts = {"compared": again.compared, "largest_difference": again.largest}
     for fault in found.faults[:FAULTS_SHOWN]:
         say(str(fault), err=as_json)
     if len(found.faults) > FAULTS_SHOWN:
         say(f"... and {len(found.faults) - FAULTS_SHOWN} more; --json lists them all", err=as_json)
     depth = "read in full" if deep else "not read in full: that is --deep"
     verdict = f"{len(found.faults)} faults" if found.faults else "no fault"
-    words = f"{destination}: {verdict}, {found.files} files and {found.images} images, {depth}"
-    tell(words, _facts(found), as_json=as_json)
+    words = f"{destination}: {verdict}, {found.files} files and {found.images} images, {depth}{compared}"
+    tell(words, _facts(found) | facts, as_json=as_json)
     if found.faults:
         raise typer.Exit(EXIT_FAILURES)
 
@@ -235,6 +249,8 @@ def card_command(
 
     A dataset gets a contact sheet as well. Of a run, DIR gets the evaluated weights of the last checkpoint,
     its config with the names of the labels, and a card; gvit evaluate and gvit predict take DIR too.
+
+    Example: gvit card out/photos --license cc-by-4.0 --origin https://example.org/photos
     """
     if _holds_model(folder):
         from ..train.run.model_card import ModelAbout, write_model
@@ -270,6 +286,8 @@ def push_command(destination: Destination, url: Url, dry_run: DryRun = False, as
 
     Interrupted at any point, the same command goes on where it was. Until it ends, nobody takes what is there
     for a dataset. A push to hf:// is one commit.
+
+    Example: gvit push out/photos s3://bucket/photos
     """
     from rich.console import Console
 
@@ -287,6 +305,8 @@ def pull_command(url: Url, destination: Copy, dry_run: DryRun = False, as_json: 
     """Copy a dataset from a place into a folder, only what changed, each file checked.
 
     Interrupted at any point, the same command goes on where it was, in the middle of a file too.
+
+    Example: gvit pull hf://datasets/owner/photos photos
     """
     from rich.console import Console
 
@@ -301,6 +321,8 @@ def pull_command(url: Url, destination: Copy, dry_run: DryRun = False, as_json: 
 
 
 def _tell_transfer(done: Transfer, where: str, *, dry_run: bool, as_json: bool) -> None:
+    from ..pictures.progress import plain_bytes
+
     if dry_run:
         for name in done.copied:
             say(f"would copy {name}", err=as_json)
@@ -314,5 +336,7 @@ def _tell_transfer(done: Transfer, where: str, *, dry_run: bool, as_json: bool) 
         "bytes": done.bytes,
         "dry_run": dry_run,
     }
-    words = f"{where}: {verb} {len(done.copied)} of {done.files} files, {done.bytes / 1e6:.1f} MB"
+    words = f"{where}: {verb} {len(done.copied)} of {done.files} files, {plain_bytes(done.bytes)}"
+    if same := done.files - len(done.copied):
+        words += f"; {same} " + ("is the same there" if same == 1 else "are the same there")
     tell(words, facts, as_json=as_json)

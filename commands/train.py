@@ -5,6 +5,7 @@ What a command needs is imported in its body, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import EXIT_INTERRUPTED, EXIT_TERMINATED, Json, say, tell
+from .output import EXIT_INTERRUPTED, EXIT_TERMINATED, Json, plural, say, starting, tell
 
 if TYPE_CHECKING:
     from ..train.config import TrainConfig
@@ -131,6 +132,8 @@ def train_command(
     A recipe gives all settings; --config, options and --set change them, in this order. Interrupted at any
     point, the same command goes on where it was. Under torchrun it trains on several devices.
 
+    Example: gvit train --shards out/photos --recipe tiny --epochs 30 --out run
+
     Exit code 0: done; 2: it could not be done; 130: interrupted and saved.
     """
     if list_recipes:
@@ -147,7 +150,9 @@ def train_command(
         "guidance": {"mode": guidance, "gamma": gamma, "images": images, "write_tuned": write_tuned},
         "run": {"out": out, "device": device, "precision": precision, "compile": compiled, "resume": resume},
     }
-    settings = read_config(recipe, config, _given(flags), assignments or [])
+    with starting():
+        settings = read_config(recipe, config, _given(flags), assignments or [])
+        importlib.import_module("..train.run.run", __package__)
     _train(settings, as_json=as_json)
 
 
@@ -188,7 +193,10 @@ def read_config(
         raise GvitError("there is nothing to train on: give --shards DST, a dataset that gvit encode wrote")
     called = Path(str(shards).replace("\0", "")).resolve().name  # what is no path `build` refuses below
     default_out = Path("runs") / f"{called}-{name}"
-    return build(TrainConfig, merge({"run": {"out": str(default_out)}}, settings))
+    config = build(TrainConfig, merge({"run": {"out": str(default_out)}}, settings))
+    if "gamma" in _section(flags, "guidance") and config.guidance.mode == "none":
+        raise GvitError("--gamma weighs guidance, and there is none: give --guidance refine or direct too")
+    return config
 
 
 def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
@@ -198,6 +206,7 @@ def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _train(config: TrainConfig, *, as_json: bool) -> None:
+    from ..pictures.progress import three_digits
     from ..train.run.interruption import Interrupted
     from ..train.run.run import train
 
@@ -216,7 +225,8 @@ def _train(config: TrainConfig, *, as_json: bool) -> None:
         return
     words = (
         f"top-1 {summary.top1:.2%}, top-5 {summary.top5:.2%}, loss {summary.loss:.4f} on {summary.samples} "
-        f"samples after {summary.epochs} epochs ({summary.samples_per_second:.0f} samples/s); see "
+        f"samples after {plural(summary.epochs, 'epoch')} ({three_digits(summary.samples_per_second)} "
+        f"samples/s); see "
         f"{config.run.out}"
     )
     tell(words, asdict(summary), as_json=as_json)
@@ -226,12 +236,13 @@ def _list_recipes(*, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ..pictures.progress import plain_duration
     from ..train.recipes import RECIPES, h100_hours
 
     hours = {name: h100_hours(recipe) for name, recipe in RECIPES.items()}
-    table = Table("recipe", "for", "source", "H100 hours", show_lines=True)
+    table = Table("recipe", "for", "source", "on one H100", show_lines=True)
     for name, recipe in RECIPES.items():
-        table.add_row(name, recipe.purpose, recipe.source, f"{hours[name]:.2g}")
+        table.add_row(name, recipe.purpose, recipe.source, plain_duration(3600 * hours[name]))
     Console(stderr=as_json).print(table)
     if as_json:
         typer.echo(json.dumps({"recipes": {name: {"h100_hours": hours[name]} for name in hours}}))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Self
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.cells import cell_len
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from ..schemas.text import printable
@@ -18,13 +19,24 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-__all__ = ["INTERVAL_SECONDS", "Display", "Pace", "plain_duration", "say_on", "showing"]
+__all__ = [
+    "INTERVAL_SECONDS",
+    "Display",
+    "Pace",
+    "plain_bytes",
+    "plain_duration",
+    "say_on",
+    "showing",
+    "three_digits",
+]
 
 INTERVAL_SECONDS = 10.0
 """How often work that is not on a terminal prints a line."""
 
 _WINDOW_SECONDS = 60.0
 _ROWS_SHOWN = 16
+_BAR_WIDTH, _NARROW = 20, 72
+_SEPARATOR = ", "
 
 
 def plain_duration(seconds: float) -> str:
@@ -32,6 +44,13 @@ def plain_duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def plain_bytes(count: float) -> str:
+    """Say a size as `120 kB`, `3.5 MB` or `1.2 GB`."""
+    if count < 1e6:
+        return f"{count / 1e3:.0f} kB"
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 
 class Pace:
@@ -89,9 +108,19 @@ class Display:
         self._bar: Progress | None = None
         self._rows: dict[str, TaskID] = {}
         if console is not None and console.is_terminal:
-            columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20))
-            self._bar = Progress(*columns, TextColumn("{task.fields[words]}", markup=False), console=console)
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(self._bar_width(console.width)),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[words]}", markup=False),
+                console=console,
+            )
             self._whole = self._bar.add_task(printable(name), total=total, words="starting")
+
+    @staticmethod
+    def _bar_width(width: int) -> int:
+        return _BAR_WIDTH if width >= _NARROW else _BAR_WIDTH // 2
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -102,20 +131,25 @@ class Display:
         if self._bar is not None:
             self._bar.stop()
 
-    def show(self, done: float, words: str, rows: Mapping[str, str] | None = None) -> None:
+    def show(self, done: float, facts: Sequence[str], rows: Mapping[str, str] | None = None) -> None:
         """Show how much is done, if it is time to.
 
         Args:
             done: Out of the total.
-            words: What there is to say of it.
+            facts: What there is to say of it, what matters most first: a narrow terminal drops the last ones.
             rows: A line for each of those who work on it, by name; on a terminal, the first few of them.
         """
         if self._bar is not None:
-            self._bar.update(self._whole, completed=done, words=printable(words))
+            room = self._bar.console.width - self._used_width(self._bar.console.width)
+            self._bar.update(self._whole, completed=done, words=_fitting(facts, room))
             self._show_rows(self._bar, rows or {})
         elif self._console is not None and self._clock() - self._last_line >= INTERVAL_SECONDS:
             self._last_line = self._clock()
-            self.say(f"{self._name}: {words}")
+            self.say(f"{self._name}: {_SEPARATOR.join(facts)}")
+
+    def _used_width(self, width: int) -> int:
+        """Columns of a terminal that are taken by spinner, name, bar and percent, with a space after each."""
+        return 2 + cell_len(printable(self._name)) + 1 + self._bar_width(width) + 1 + 5
 
     def _show_rows(self, bar: Progress, rows: Mapping[str, str]) -> None:
         for name in self._rows.keys() - rows.keys():
@@ -130,6 +164,22 @@ class Display:
         """Print a line."""
         if self._console is not None:
             say_on(self._console, line)
+
+
+def _fitting(facts: Sequence[str], room: int) -> str:
+    """Return as many facts as fit into so many columns, in one line; the first in any case."""
+    line = printable(facts[0]) if facts else ""
+    for fact in facts[1:]:
+        longer = f"{line}{_SEPARATOR}{printable(fact)}"
+        if cell_len(longer) > room:
+            break
+        line = longer
+    return line
+
+
+def three_digits(number: float) -> str:
+    """Say a rate: three digits, and whole from a hundred on, so that a slow one is no zero."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
 @contextmanager
@@ -150,9 +200,10 @@ def showing(
             with lock:
                 done += count
                 pace.note(done)
-                text = f"{shown(done)} of {shown(total)} {unit}"
+                facts = [f"{shown(done)} of {shown(total)} {unit}"]
                 if (left := pace.seconds_for(total - done)) is not None:
-                    text += f", {pace.rate / per:.1f} {unit}/s, {plain_duration(left)} to go"
-                display.show(done, text)
+                    facts = [f"{plain_duration(left)} to go", *facts]
+                    facts.append(f"{three_digits(pace.rate / per)} {unit}/s")
+                display.show(done, facts)
 
         yield add

@@ -11,7 +11,7 @@ from operator import add, sub
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..pictures.progress import Pace, plain_duration
+from ..pictures.progress import Pace, plain_duration, three_digits
 from ..schemas.checksums import PRIVATE
 from ..schemas.documents import Count, from_json, to_json
 from ..schemas.errors import DatasetError, GvitError
@@ -104,18 +104,22 @@ class Standing:
     psnr_mean: float | None = None
     workers: dict[str, str] = field(default_factory=dict[str, str])
 
+    def facts(self) -> list[str]:
+        """Return what there is to say of it, what matters most first."""
+        facts = [f"{self.done} of {self.total} images", f"{self.failed} failed"]
+        if self.eta_seconds is not None:
+            facts.insert(0, f"{plain_duration(self.eta_seconds)} to go")
+        if self.images_per_second > 0:
+            facts.append(f"{three_digits(self.images_per_second)} images/s")
+        if self.psnr_mean is not None:
+            facts.append(f"{self.psnr_mean:.2f} dB")
+        if self.workers:
+            facts.append("1 worker" if len(self.workers) == 1 else f"{len(self.workers)} workers")
+        return facts
+
     def describe(self) -> str:
         """Say it in a line."""
-        words = [f"{self.done} of {self.total} images", f"{self.failed} failed"]
-        if self.psnr_mean is not None:
-            words.append(f"{self.psnr_mean:.2f} dB")
-        if self.images_per_second > 0:
-            words.append(f"{self.images_per_second:.1f} images/s")
-        if self.eta_seconds is not None:
-            words.append(f"{plain_duration(self.eta_seconds)} to go")
-        if self.workers:
-            words.append(f"{len(self.workers)} workers")
-        return ", ".join(words)
+        return ", ".join(self.facts())
 
 
 class Meter:

@@ -275,7 +275,7 @@ class Run:
 
     def _show(self) -> None:
         standing = self._meter.standing()
-        self._display.show(standing.done, standing.describe(), standing.workers)
+        self._display.show(standing.done, standing.facts(), standing.workers)
         self._standing_file.write(standing)
 
     def _notice(self, news: str) -> None:

@@ -106,6 +106,7 @@ class ShardEncoder:
             memory_limit_bytes=MEMORY_LIMIT_BYTES + spec.source.reading_bytes,
         )
         self._ahead: deque[tuple[Batch, Prefetch]] = deque()
+        self._began = False
 
     def __enter__(self) -> ShardEncoder:
         return self
@@ -162,6 +163,10 @@ class ShardEncoder:
         for part in parts:
             add(_progress(part))
         batches = self._batches(entries, known)
+        if batches and not self._began:  # a short first batch: whoever looks sees soon that images come out
+            self._began = True
+            head, tail = batches[0][: self._spec.threads], batches[0][self._spec.threads :]
+            batches = [part for part in (head, tail, *batches[1:]) if part]
         following = [*batches, *islice(later, _AHEAD)] if batches else []
         for i, batch in enumerate(batches):
             upcoming = following[i + 1 : i + 1 + _AHEAD]

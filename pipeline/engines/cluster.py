@@ -58,6 +58,8 @@ def lay_out(nodes: Sequence[Node], run: RunConfig, device: str) -> Layout:
     Raises:
         GvitError: No machine holds even one, or fewer fit than were asked for.
     """
+    if run.gpus_per_worker is not None and device != "cuda":
+        raise GvitError("--gpus-per-worker shares out GPUs, and these workers have none: leave it out")
     gpus = (run.gpus_per_worker or 1.0) if device == "cuda" else 0.0
     cpus = run.cpus_per_worker or _cpus_per_worker(nodes, run, gpus)
     room = sum(_room(node, cpus, gpus) for node in nodes)

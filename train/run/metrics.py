@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...dataset.commit import atomic_write
-from ...pictures.progress import Pace, plain_duration
+from ...pictures.progress import Pace, plain_duration, three_digits
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -122,19 +122,24 @@ class Standing:
         self._pace.note(step)
         self.epoch, self.step = epoch, step
 
-    def describe(self) -> str:
-        """Say all of it in one line."""
-        words = [f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}", f"step {self.step}/{self.steps}"]
-        if self.loss is not None and self.top1 is not None:
-            words += [f"loss {self.loss:.3f}", f"top-1 {self.top1:.1%}"]
-        if self.val_top1 is not None:
-            words.append(f"val {self.val_top1:.1%}")
-        if self.psnr_loss is not None:
-            words.append(f"guided {0.0 - round(self.psnr_loss, 2):+.2f} dB")
-        words.append(f"lr {self.rate:.1e}")
-        if self.samples_per_second is not None:
-            words.append(f"{self.samples_per_second:.0f} samples/s")
+    def facts(self) -> list[str]:
+        """Return all of it, what matters most first."""
+        words = [f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}"]
         seconds = self._pace.seconds_for(self.steps - self.step)
         if seconds is not None:
-            words.append(f"{plain_duration(seconds)} to go")
-        return ", ".join(words)
+            words.insert(0, f"{plain_duration(seconds)} to go")
+        if self.loss is not None and self.top1 is not None:
+            words.append(f"loss {self.loss:.3f}")
+            if self.val_top1 is not None:
+                words.append(f"val {self.val_top1:.1%}")
+            words.append(f"top-1 {self.top1:.1%}")
+        if self.psnr_loss is not None:
+            words.append(f"guided {0.0 - round(self.psnr_loss, 2):+.2f} dB")
+        words.append(f"step {self.step}/{self.steps}")
+        if self.samples_per_second is not None:
+            words.append(f"{three_digits(self.samples_per_second)} samples/s")
+        return [*words, f"lr {self.rate:.1e}"]
+
+    def describe(self) -> str:
+        """Say all of it in one line."""
+        return ", ".join(self.facts())

@@ -270,7 +270,7 @@ class _Run:
         # Several ranks can only agree where all of them wait for each other anyway.
         if self._ranks.world == 1 or to_log:
             self._stop_or_save()
-        self._display.show(trainer.step, self._standing.describe())
+        self._display.show(trainer.step, self._standing.facts())
 
     def _log_interval(self) -> None:
         trainer, standing = self._trainer, self._standing
@@ -320,7 +320,7 @@ class _Run:
                 {"kind": "evaluation", "step": trainer.step, "epoch": trainer.epoch, **evaluation.scores}
             )
         self._save(best=best)
-        self._display.show(trainer.step, self._standing.describe())
+        self._display.show(trainer.step, self._standing.facts())
 
     def _save(self, *, best: bool) -> None:
         """Save, unless a loss was no number: what was saved before is better then."""
