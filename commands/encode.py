@@ -136,7 +136,7 @@ ClassNames = Annotated[
 Store = Annotated[
     str,
     typer.Option(
-        help="auto, float16, float32 or compact, 10 bytes a Gaussian; auto is float16 up to size 512.",
+        help="auto, float16, float32, or compact: 10 bytes a Gaussian; auto is float16 to size 512.",
         rich_help_panel=_STORAGE,
     ),
 ]

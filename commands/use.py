@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import EXIT_FAILURES, Json, say, tell
+from .output import EXIT_FAILURES, Json, say, starting, tell
 
 if TYPE_CHECKING:
     from ..train.run.predicted import Failure, FittedImage, Prediction
@@ -56,7 +56,8 @@ def evaluate_command(
 
     Example: gvit evaluate --checkpoint run --shards out/imagenet --split test --predictions said.csv
     """
-    from ..train.run.trained import evaluate_checkpoint
+    with starting():
+        from ..train.run.trained import evaluate_checkpoint
 
     _check_ending(predictions, "--predictions", _TABLES)
     _check_ending(confusion, "--confusion", (".csv", ".png"))
@@ -167,8 +168,9 @@ def predict_command(
 
     Example: gvit predict --checkpoint run photos/ --draw seen -o said.csv
     """
-    from ..train.ranks import pick_device
-    from ..train.run.trained import load_trained
+    with starting():
+        from ..train.ranks import pick_device
+        from ..train.run.trained import load_trained
 
     _check_ending(output, "--output", _TABLES)
     files = list(_files_of(images))
@@ -253,7 +255,9 @@ def _draw(model: TrainedModel, image: FittedImage, prediction: Prediction, path:
     best = model.classes.index(prediction.classes[0])
     evidence = model.evidence(image.gaussians, image.aspect, best)
     guesses = list(zip(prediction.names, prediction.probabilities, strict=True))
-    page = draw_evidence(Path(image.name).name, image.pixels, image.gaussians, evidence, guesses)
+    page = draw_evidence(
+        Path(image.name).name, image.pixels, image.gaussians, evidence, guesses, image.aspect
+    )
     check_output(path)
     page.save(path)
 

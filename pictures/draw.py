@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+import os.path
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,7 +20,7 @@ from ..rendering.arrays import render_numpy
 from ..schemas.errors import GvitError
 from ..schemas.rows import Row, table_to_rows
 from .guided_view import draw_guided_view
-from .page import GREY, INK, PAPER, text_width, write, write_right
+from .page import GREY, INK, PAPER, in_shape, shape_of, text_width, write, write_right
 from .view import Subject, draw_view, enlarge, to_pixels
 
 if TYPE_CHECKING:
@@ -31,12 +33,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Picture",
     "Thumbnail",
+    "aspect_of",
     "check_output",
+    "distinct",
     "draw_contact_sheet",
     "draw_guided",
     "draw_one",
     "draw_sheet",
     "find_row",
+    "name_of",
     "save",
 ]
 
@@ -104,13 +109,24 @@ def _subject(dataset: Dataset, originals: Originals, row: Row, *remarks: str) ->
     original = originals.find(row)
     parts = _describe(row, manifest.fit.crop, with_original=original.pixels is not None)
     return Subject(
-        title=row.key,
+        title=name_of(row),
+        aspect=aspect_of(row, manifest.fit.crop),
         note="  |  ".join([*remarks, *parts]),
         gaussians=dataset.by_key(row.key).gaussians,
         size=manifest.size,
         original=original.pixels,
         absence=original.absence,
     )
+
+
+def name_of(row: Row) -> str:
+    """Return what an image is called: its key, or its path in the source where the key says nothing."""
+    return row.key if re.search("[a-z0-9]", row.key.rpartition("/")[2]) else row.source
+
+
+def aspect_of(row: Row, crop: str) -> float:
+    """Return width / height of what was fitted of an image."""
+    return row.width / row.height if crop == "none" and row.width and row.height else 1.0
 
 
 def _describe(row: Row, crop: str, *, with_original: bool) -> list[str]:
@@ -136,10 +152,11 @@ def draw_sheet(dataset: Dataset, originals: Originals, count: int) -> Picture:
     places = _spread(dataset, count)
     rows = table_to_rows(dataset.set_rows.take(places))
     found = [originals.find(row) for row in rows]
-    thumbnails = [
-        Thumbnail(row.key, row.psnr or 0.0, one.pixels) for row, one in zip(rows, found, strict=True)
-    ]
     manifest = dataset.manifest
+    thumbnails = [
+        Thumbnail(name, row.psnr or 0.0, one.pixels, aspect_of(row, manifest.fit.crop))
+        for name, row, one in zip(distinct([name_of(row) for row in rows]), rows, found, strict=True)
+    ]
     mean = "" if manifest.psnr is None else f", mean PSNR {manifest.psnr.mean:.2f} dB"
     shown = sum(one.pixels is not None for one in found)
     image = draw_contact_sheet(
@@ -152,6 +169,12 @@ def draw_sheet(dataset: Dataset, originals: Originals, count: int) -> Picture:
         size=manifest.size,
     )
     return Picture(image, len(rows), shown, next((one.absence for one in found if one.absence), ""))
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Return names without the folders that all of them begin with: what is left tells them apart."""
+    shared = os.path.commonprefix(list(names)).rpartition("/")[0]
+    return [name[len(shared) + 1 :] for name in names] if shared and len(names) > 1 else list(names)
 
 
 def _spread(dataset: Dataset, count: int) -> list[int]:
@@ -193,11 +216,19 @@ _TITLE, _NAME, _NOTE = 24, 17, 13  # text sizes
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """An image on the sheet: its name, its PSNR in dB, its original uint8 [S, S, 3] where it is at hand."""
+    """An image on the sheet.
+
+    Attributes:
+        name: Below it.
+        psnr: In dB.
+        original: uint8 [S, S, 3] where it is at hand.
+        aspect: Width / height, in which it is shown.
+    """
 
     name: str
     psnr: float
     original: npt.NDArray[np.uint8] | None
+    aspect: float = 1.0
 
 
 def draw_contact_sheet(
@@ -226,9 +257,13 @@ def draw_contact_sheet(
         row, column = divmod(place, columns)
         left, top = _MARGIN + column * (cell + _GAP), _MARGIN + _HEADER - 16 + row * (side + _CAPTION)
         right = left + cell
-        page.paste(enlarge(to_pixels(rendering), side), (right - side, top))
+        shown = [to_pixels(rendering)]
         if thumbnail.original is not None:
-            page.paste(enlarge(Image.fromarray(thumbnail.original), side), (left, top))
+            shown.insert(0, Image.fromarray(thumbnail.original))
+        shape = shape_of(side, thumbnail.aspect)
+        for number, picture in enumerate(shown):
+            corner = (left + number * (shape[0] + 2), top + side - shape[1])
+            page.paste(in_shape(enlarge(picture, side), shape), corner)
         psnr = f"{thumbnail.psnr:.1f} dB"
         write_right(draw, (right, top + side + 5), psnr, _NOTE, INK)
         room = cell - text_width(psnr, _NOTE) - _GAP // 2

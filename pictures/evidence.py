@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from .ellipses import draw_ellipses
-from .page import GREY, INK, PAPER, Panel, draw_page, panel_side, write, write_right
+from .page import GREY, INK, PAPER, Panel, draw_page, panel_side, shape_of, write, write_right
 from .view import enlarge
 
 __all__ = ["draw_evidence"]
@@ -26,6 +26,7 @@ def draw_evidence(
     gaussians: npt.NDArray[np.float32],
     evidence: npt.NDArray[np.float32],
     guesses: Sequence[tuple[str, float]],
+    aspect: float = 1.0,
 ) -> Image.Image:
     """Draw a page of four panels.
 
@@ -35,6 +36,7 @@ def draw_evidence(
         gaussians: Its set, float32 [N, 9].
         evidence: How much each of them speaks for the first class, float32 [N].
         guesses: Names of classes and their probabilities, the likeliest first; not empty.
+        aspect: True width / height of the image.
     """
     side = panel_side(pixels.shape[0])
     name, chance = guesses[0]
@@ -44,9 +46,9 @@ def draw_evidence(
         ),
         Panel("Gaussians", f"{len(gaussians)}, drawn to 1.5 deviations", draw_ellipses(gaussians, side)),
         Panel("evidence", "orange for it, blue against", draw_ellipses(_coloured(gaussians, evidence), side)),
-        Panel("classes", "probability", _guesses(guesses, side)),
+        Panel("classes", "probability", _guesses(guesses, shape_of(side, aspect))),
     )
-    return draw_page(title, f"{name} {chance:.1%}", panels, side)
+    return draw_page(title, f"{name} {chance:.1%}", panels, side, aspect)
 
 
 def _coloured(
@@ -62,10 +64,11 @@ def _coloured(
     return shown
 
 
-def _guesses(guesses: Sequence[tuple[str, float]], side: int) -> Image.Image:
-    page = Image.new("RGB", (side, side), PAPER)
+def _guesses(guesses: Sequence[tuple[str, float]], shape: tuple[int, int]) -> Image.Image:
+    side, height = shape
+    page = Image.new("RGB", shape, PAPER)
     draw = ImageDraw.Draw(page)
-    for number, (name, chance) in enumerate(guesses[: side // _LINE]):
+    for number, (name, chance) in enumerate(guesses[: height // _LINE]):
         top = 12 + number * _LINE
         write(draw, (12, top), name, 16, INK, side - 100)
         write_right(draw, (side - 12, top), f"{chance:.1%}", 16, GREY)

@@ -51,7 +51,8 @@ def draw_guided_view(subject: Subject, guided: npt.NDArray[np.float32]) -> Guide
         Panel("guided", canvas if after is None else f"PSNR {after:.2f} dB{change}", guided_picture),
         _movement(moved, shift, len(guided)),
     )
-    return GuidedView(draw_page(subject.title, subject.note, panels, side), before, after, shift)
+    page = draw_page(subject.title, subject.note, panels, side, subject.aspect)
+    return GuidedView(page, before, after, shift)
 
 
 def _quality(rendering: npt.NDArray[np.float32], original: npt.NDArray[np.uint8] | None) -> float | None:

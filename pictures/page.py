@@ -18,8 +18,11 @@ __all__ = [
     "Scale",
     "draw_page",
     "fit_text",
+    "in_shape",
     "panel_side",
+    "shape_of",
     "text_width",
+    "wrap_text",
     "write",
     "write_right",
 ]
@@ -27,7 +30,8 @@ __all__ = [
 _LEAST_SIDE, _LARGEST_SIDE = 320, 640
 _MARGIN, _GAP = 28, 20
 _TITLE, _NAME, _NOTE = 24, 17, 14  # text sizes
-_HEADER, _CAPTION = 74, 56
+_HEADER, _CAPTION, _LEADING = 74, 56, 20
+_LEAST_CELL = 300  # so that captions of a tall image find room
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,32 +58,74 @@ def panel_side(size: int) -> int:
     return min(size * math.ceil(_LEAST_SIDE / size), _LARGEST_SIDE)
 
 
-def draw_page(title: str, note: str, panels: Sequence[Panel], side: int) -> Image.Image:
-    """Draw panels of `side` x `side` pixels in a row, with a header and captions."""
-    width = 2 * _MARGIN + len(panels) * side + (len(panels) - 1) * _GAP
-    page = Image.new("RGB", (width, _MARGIN + _HEADER + side + _CAPTION), PAPER)
+def shape_of(side: int, aspect: float) -> tuple[int, int]:
+    """Return width and height in pixels of a picture of this width / height whose longer side is `side`."""
+    return max(1, round(side * min(aspect, 1.0))), max(1, round(side * min(1.0 / aspect, 1.0)))
+
+
+def in_shape(picture: Image.Image, shape: tuple[int, int]) -> Image.Image:
+    """Return a picture of a square canvas in the shape that its image truly has."""
+    return picture if picture.size == shape else picture.resize(shape, Image.Resampling.LANCZOS)
+
+
+def draw_page(title: str, note: str, panels: Sequence[Panel], side: int, aspect: float = 1.0) -> Image.Image:
+    """Draw panels in a row, with a header and captions, all text in full.
+
+    Args:
+        title: In large letters above all.
+        note: A line below it; wrapped where it is longer than the page is wide.
+        panels: Their pictures are `side` x `side` pixels, of the square canvas that was fitted.
+        side: The longer side of a panel in pixels.
+        aspect: True width / height, in which panels are shown.
+    """
+    shape = shape_of(side, aspect)
+    cell = max(shape[0], _LEAST_CELL)
+    width = 2 * _MARGIN + len(panels) * cell + (len(panels) - 1) * _GAP
+    lines = wrap_text(note, _NAME, width - 2 * _MARGIN)
+    header = _HEADER + (len(lines) - 1) * _LEADING
+    captions = [wrap_text(panel.note, _NOTE, _caption_room(panel, cell)) for panel in panels]
+    below = _CAPTION + (max(map(len, captions)) - 1) * _LEADING
+    page = Image.new("RGB", (width, _MARGIN + header + shape[1] + below), PAPER)
     draw = ImageDraw.Draw(page)
     write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE, INK, width - 2 * _MARGIN)
-    write(draw, (_MARGIN, _MARGIN + 30), note, _NAME, GREY, width - 2 * _MARGIN)
-    for number, panel in enumerate(panels):
-        _place(page, draw, panel, (_MARGIN + number * (side + _GAP), _MARGIN + _HEADER - 8), side)
+    _write_lines(draw, (_MARGIN, _MARGIN + 30), lines, _NAME)
+    for number, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
+        _place(page, draw, panel, caption, (_MARGIN + number * (cell + _GAP), _MARGIN + header - 8), shape)
     return page
 
 
-def _place(
-    page: Image.Image, draw: ImageDraw.ImageDraw, panel: Panel, corner: tuple[int, int], side: int
+def _caption_room(panel: Panel, cell: int) -> int:
+    return cell - (0 if panel.scale is None else panel.scale.bar.width + _GAP)
+
+
+def _write_lines(
+    draw: ImageDraw.ImageDraw, place: tuple[float, float], lines: Sequence[str], size: int
 ) -> None:
-    left, top = corner
-    draw.rectangle((left - 1, top - 1, left + side, top + side), outline=HAIRLINE, fill=None)
+    left, top = place
+    for number, line in enumerate(lines):
+        draw.text((left, top + number * _LEADING), line, fill=GREY, font=_font(size), anchor="la")
+
+
+def _place(
+    page: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    panel: Panel,
+    caption: Sequence[str],
+    corner: tuple[int, int],
+    shape: tuple[int, int],
+) -> None:
+    (left, top), (width, height) = corner, shape
+    draw.rectangle((left - 1, top - 1, left + width, top + height), outline=HAIRLINE, fill=None)
     if panel.picture is None:
-        middle = top + side // 2 - _NOTE
-        write(draw, (left + _GAP, middle), "not at hand", _NAME, GREY, side - 2 * _GAP)
+        middle = top + height // 2 - _NOTE
+        write(draw, (left + _GAP, middle), "not at hand", _NAME, GREY, width - 2 * _GAP)
     else:
-        page.paste(panel.picture, corner)
-    write(draw, (left, top + side + 8), panel.name, _NAME, INK, side)
-    write(draw, (left, top + side + 30), panel.note, _NOTE, GREY, side)
+        page.paste(in_shape(panel.picture, shape), corner)
+    cell = max(width, _LEAST_CELL)
+    write(draw, (left, top + height + 8), panel.name, _NAME, INK, cell)
+    _write_lines(draw, (left, top + height + 30), caption, _NOTE)
     if panel.scale is not None:
-        _draw_scale(page, draw, panel.scale, (left + side, top + side + 10))
+        _draw_scale(page, draw, panel.scale, (left + cell, top + height + 10))
 
 
 def _draw_scale(page: Image.Image, draw: ImageDraw.ImageDraw, scale: Scale, corner: tuple[int, int]) -> None:
@@ -121,6 +167,20 @@ def fit_text(text: str, size: int, width: float) -> str:
         if text_width(shorter, size) <= width:
             return shorter
     return ""
+
+
+def wrap_text(text: str, size: int, width: float) -> list[str]:
+    """Return the lines of a text of so many pixels at most; a word that is longer is shortened."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if text_width(longer, size) <= width:
+            lines[-1] = longer
+        elif lines[-1]:
+            lines.append(fit_text(word, size, width))
+        else:
+            lines[-1] = fit_text(word, size, width)
+    return lines
 
 
 def write(

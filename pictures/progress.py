@@ -136,7 +136,7 @@ class Display:
 
         Args:
             done: Out of the total.
-            facts: What there is to say of it, what matters most first: a narrow terminal drops the last ones.
+            facts: What there is to say of it, what matters most first: a narrow terminal drops the others.
             rows: A line for each of those who work on it, by name; on a terminal, the first few of them.
         """
         if self._bar is not None:

@@ -36,6 +36,7 @@ class Subject:
         size: Side S of its canvas in pixels.
         original: The pixels that it was fitted to, uint8 [S, S, 3], or ...
         absence: ... a few words on why they are not shown.
+        aspect: Width / height of what the canvas holds, in which it is shown.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Subject:
     size: int
     original: npt.NDArray[np.uint8] | None
     absence: str = ""
+    aspect: float = 1.0
 
 
 def to_pixels(image: npt.NDArray[np.float32]) -> Image.Image:
@@ -85,7 +87,7 @@ def _in_colour(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
 def draw_view(subject: Subject) -> Image.Image:
     """Draw the four panels of a subject, with a header and captions."""
     side = panel_side(subject.size)
-    return draw_page(subject.title, subject.note, _make_panels(subject, side), side)
+    return draw_page(subject.title, subject.note, _make_panels(subject, side), side, subject.aspect)
 
 
 def _make_panels(subject: Subject, side: int) -> tuple[Panel, Panel, Panel, Panel]:

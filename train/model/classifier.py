@@ -20,7 +20,15 @@ from .rope import use_continuous_rope
 from .stem import STEM_FEATURES, SplatStem, stem_flops
 from .tokens import SetTokens, TokenConfig
 
-__all__ = ["ModelConfig", "SetClassifier", "build_body", "build_model", "logits_of", "undecayed"]
+__all__ = [
+    "ModelConfig",
+    "SetClassifier",
+    "build_body",
+    "build_model",
+    "describe_body",
+    "logits_of",
+    "undecayed",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +181,11 @@ def logits_of(
     # NaFlexVit.forward insists on a mask; its two halves do without, and attention stays fused
     encoded: dict[str, Any] = vit.forward_features(features, places, valid)  # pyright: ignore[reportAssignmentType]
     return vit.forward_head(**encoded, pre_logits=pooled)
+
+
+def describe_body(vit: NaFlexVit) -> str:
+    """Say what a Vision Transformer is, whatever model of timm its settings began with."""
+    return f"Vision Transformer of {len(vit.blocks)} blocks of width {vit.embed_dim}"
 
 
 def undecayed(vit: NaFlexVit) -> set[str]:
