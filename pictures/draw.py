@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import os.path
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -173,8 +172,11 @@ def draw_sheet(dataset: Dataset, originals: Originals, count: int) -> Picture:
 
 def distinct(names: Sequence[str]) -> list[str]:
     """Return names without the folders that all of them begin with: what is left tells them apart."""
-    shared = os.path.commonprefix(list(names)).rpartition("/")[0]
-    return [name[len(shared) + 1 :] for name in names] if shared and len(names) > 1 else list(names)
+    folders = [name.split("/")[:-1] for name in names]
+    shared = 0
+    while len(names) > 1 and all(len(f) > shared and f[shared] == folders[0][shared] for f in folders):
+        shared += 1
+    return ["/".join(name.split("/")[shared:]) for name in names]
 
 
 def _spread(dataset: Dataset, count: int) -> list[int]:

@@ -40,7 +40,7 @@ def rerender(dst: Path, images: Path, sample: int, seed: int = 0) -> Rerendered:
         seed: Of the choice.
 
     Returns:
-        How it went; a fault for each image of the sample that is not there, is another one, or has another PSNR.
+        How it went; a fault for each image of the sample that is not there, another one, or of another PSNR.
 
     Raises:
         GvitError: The dataset cannot be read, or there are no `images`.

@@ -148,11 +148,9 @@ def test_off_a_terminal_progress_is_plain_lines_now_and_then(source, tmp_path, m
     understood, where, *lines = out.getvalue().splitlines()
     assert understood.startswith("Understood: 502 images")
     assert where == "encode: fitting on 1 CPU core (no GPU)"
-    assert len(lines) == 3
-    assert lines[0].startswith("encode: 256 of 502 images, ")
-    assert lines[-1].startswith("encode: 502 of 502 images, ")
+    assert [int(re.search(r"(\d+) of 502 images, ", line)[1]) for line in lines] == [1, 256, 502, 502]
     assert ", 2 failed, 26." in lines[-1]
-    assert lines[-1].endswith(" images/s, 0 s to go")
+    assert lines[-1].startswith("encode: 0 s to go, ")
 
 
 def test_on_a_terminal_progress_is_a_bar(source, tmp_path):

@@ -237,6 +237,23 @@ def test_the_cost_of_a_recipe_follows_from_its_operations():
     assert h100_hours(RECIPES["vit-s-90ep"]) == pytest.approx(hours, rel=0.01)
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_operations_noted_for_a_recipe_are_those_of_its_model(name):
+    recipe = RECIPES[name]
+    model = commands.read_config(name, None, {"data": {"shards": "x"}}, []).model
+    assert forward_flops(model, recipe.tokens) / 1e9 == pytest.approx(recipe.gflops, rel=1e-3)
+
+
+def test_recipes_are_listed_without_loading_torch():
+    code = (
+        "import sys; from gvit.commands.app import main; sys.argv = ['gvit', 'train', '--list-recipes']\n"
+        "try: main()\nexcept SystemExit: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
+    assert " min" in done.stdout or " s " in done.stdout  # of a recipe that takes less than an hour
+
+
 def test_list_recipes_needs_no_data(gvit):
     code, out, _ = gvit("train", "--list-recipes", "--json")
     assert code == 0
@@ -302,11 +319,12 @@ def test_off_a_terminal_a_line_comes_once_per_interval_and_says_all():
         standing.advance(step // 10, step)
         standing.loss, standing.top1, standing.val_top1, standing.rate = 1.5, 0.25, 0.5, 1e-3
         standing.samples_per_second = 123.0
-        display.show(standing.step, standing.describe())
-    middle = "loss 1.500, top-1 25.0%, val 50.0%, lr 1.0e-03, 123 samples/s"
+        display.show(standing.step, standing.facts())
+    middle = "loss 1.500, val 50.0%, top-1 25.0%"
+    end = "123 samples/s, lr 1.0e-03"
     assert said.file.getvalue().splitlines() == [
-        f"train: epoch 3/10, step 25/100, {middle}, 30 s to go",
-        f"train: epoch 6/10, step 50/100, {middle}, 20 s to go",
+        f"train: 30 s to go, epoch 3/10, {middle}, step 25/100, {end}",
+        f"train: 20 s to go, epoch 6/10, {middle}, step 50/100, {end}",
     ]
 
 
@@ -315,8 +333,24 @@ def test_on_a_terminal_there_is_a_bar():
     standing = standing_of(time.monotonic)
     with Display("train", 100, said) as display:
         standing.advance(1, 50)
-        display.show(50, standing.describe())
+        display.show(50, standing.facts())
     assert "epoch 2/10" in said.file.getvalue()
+
+
+@pytest.mark.parametrize(("width", "bar"), [(50, 10), (80, 20), (120, 20)])
+def test_a_line_of_a_terminal_is_as_wide_as_it_and_drops_what_matters_least(width, bar):
+    said = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    facts = ["12 min to go", "epoch 3/10", "loss 1.500", "val 50.0%", "top-1 25.0%", "step 25/100", "lr 1e-3"]
+    with Display("train", 100, said) as display:
+        display.show(25, facts)
+    line = said.file.getvalue().splitlines()[-1].rstrip()
+    assert "25%" in line
+    assert "12 min to go" in line
+    assert line.count("━") + line.count("╸") + line.count("╺") == bar
+    shown = [fact in line for fact in facts]
+    assert shown == sorted(shown, reverse=True)  # the first ones
+    assert width < 120 or all(shown)
+    assert width > 50 or not all(shown)
 
 
 def test_a_line_that_a_crash_cut_off_is_passed_over_and_later_ones_are_dropped(tmp_path):

@@ -109,9 +109,9 @@ def test_a_run_goes_on_where_the_images_have_moved_to(encoded, tmp_path):
 
 
 def test_the_quality_of_tuned_sets_is_measured_against_the_images(encoded, tuned):
-    from gvit.pictures.rerender import rerender_faults
+    from gvit.pictures.rerender import rerender
 
-    assert rerender_faults(tuned, encoded / "images", sample=100) == ()
+    assert rerender(tuned, encoded / "images", sample=100).faults == ()
 
 
 def test_a_model_trained_on_tuned_sets_is_evaluated_on_the_untouched_ones(encoded, tuned, tmp_path):

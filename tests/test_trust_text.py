@@ -100,7 +100,7 @@ def test_consoles_are_given_text(hostile, terminal):
     assert printable(text) in plain.export_text()
     screen = Console(width=80, force_terminal=terminal, record=True, color_system=None)
     with Display(text, 2, screen) as display:
-        display.show(1, text, {"w": text})
+        display.show(1, [text], {"w": text})
         display.say(text)
     assert printable(text) == text or text not in screen.export_text(styles=False)
 

@@ -25,7 +25,7 @@ __all__ = [
     "SetClassifier",
     "build_body",
     "build_model",
-    "describe_body",
+    "describe_model",
     "logits_of",
     "undecayed",
 ]
@@ -183,9 +183,11 @@ def logits_of(
     return vit.forward_head(**encoded, pre_logits=pooled)
 
 
-def describe_body(vit: NaFlexVit) -> str:
-    """Say what a Vision Transformer is, whatever model of timm its settings began with."""
-    return f"Vision Transformer of {len(vit.blocks)} blocks of width {vit.embed_dim}"
+def describe_model(config: ModelConfig) -> str:
+    """Say what a Vision Transformer is: its own size, or the model of timm that has it."""
+    if config.depth is None or config.width is None:
+        return config.name
+    return f"{config.depth} blocks of width {config.width}"
 
 
 def undecayed(vit: NaFlexVit) -> set[str]:

@@ -31,6 +31,7 @@ from ...schemas.documents import from_json, to_json
 from ...schemas.errors import DatasetError, GvitError
 from ...schemas.files import read_file
 from ..data.overlap import TRAINED_ON
+from ..model.classifier import describe_model
 from ..settings import read_yaml
 from .about import MODEL_TYPE, About, SharedAbout, with_sums
 from .checkpoint import (
@@ -193,10 +194,10 @@ def model_card(config: SharedAbout, weights: int, about: ModelAbout, *, drawn: b
         drawn: Whether there is a `confusion.png`.
     """
     data = config.data
-    title = about.name or f"{config.model.name} on {data.gaussians} Gaussians"
+    title = about.name or f"Vision Transformer, {describe_model(config.model)}, on {data.gaussians} Gaussians"
     text = template(Path(__file__).with_name("model_card.md")).format(
         title=escaped(title),
-        model=escaped(config.model.name),
+        model=escaped(describe_model(config.model)),
         weights=weights / 1e6,
         gaussians=data.gaussians,
         reading=_reading(config.model),

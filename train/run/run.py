@@ -24,7 +24,7 @@ from ..data.overlap import write_trained_on
 from ..data.split import TrainingData, open_training_data
 from ..guidance.guides import DirectGuide, build_guide
 from ..guidance.source_images import Sources, open_sources
-from ..model.classifier import build_model, describe_body
+from ..model.classifier import build_model, describe_model
 from ..model.evaluate import Scores
 from ..model.tokens import measure_statistics
 from ..ranks import joined_ranks
@@ -249,8 +249,8 @@ class _Run:
         train, val = self._data.train, self._data.val
         device = f"{self._ranks.world} x {self._ranks.device.type}"
         self._display.say(
-            f"{describe_body(trainer.model.vit)}, {weights / 1e6:.1f} M weights, on {device}: {len(train)} "
-            "sets to train "
+            f"a Vision Transformer, {describe_model(config.model)}, {weights / 1e6:.1f} M weights, "
+            f"on {device}: {len(train)} sets to train "
             f"on, {len(val)} to evaluate on, of {train.manifest.gaussians} Gaussians and "
             f"{len(self._data.classes)} classes; {config.epochs} epochs of {trainer.steps_per_epoch} steps; "
             f"see {config.run.out}"
