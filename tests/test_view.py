@@ -20,8 +20,9 @@ import fake_encode as fake
 from gvit.commands import app as cli
 from gvit.dataset.reader import open_dataset
 from gvit.images.decode import decode_image
+from gvit.pictures.draw import distinct, find_row, name_of
 from gvit.pictures.ellipses import DEVIATIONS, draw_ellipses, ellipse_outlines
-from gvit.pictures.page import fit_text, text_width
+from gvit.pictures.page import fit_text, text_width, wrap_text
 from gvit.pictures.view import Subject, draw_view, error_map
 from gvit.rendering.arrays import render_numpy
 
@@ -73,9 +74,17 @@ def load(path):
         return image.convert("RGB")
 
 
-def panel(picture, number, side=SIDE):
-    left = LEFT + number * (side + GAP)
-    return picture.crop((left, TOP, left + side, TOP + side))
+def panel(picture, number, side=SIDE, shape=None):
+    width, height = shape or (side, side)
+    left = LEFT + number * (max(width, 300) + GAP)
+    return picture.crop((left, TOP, left + width, TOP + height))
+
+
+def true_shape(path, side=SIDE):
+    """Width and height that an image is shown in, its longer side so many pixels."""
+    width, height = load(path).size
+    longer = max(width, height)
+    return round(side * width / longer), round(side * height / longer)
 
 
 def enlarged(pixels, side=SIDE):
@@ -151,8 +160,10 @@ def test_a_view_by_key_or_by_path_shows_the_pixels_that_were_fitted(name, gvit_v
     code, out, err = gvit_view("dst", name, "-o", "one.png")
     assert (code, out, err) == (0, "wrote one.png\n", "")
     target = decode_image((world / "src/cats/1.png").read_bytes(), fake.SIZE).pixels
-    picture = load("one.png")
-    assert (np.asarray(panel(picture, 0)) == enlarged(target)).all()
+    shape = true_shape(world / "src/cats/1.png")
+    assert shape[0] != shape[1]
+    expected = Image.fromarray(enlarged(target)).resize(shape, Image.Resampling.LANCZOS)
+    assert (np.asarray(panel(load("one.png"), 0, shape=shape)) == np.asarray(expected)).all()
 
 
 def test_originals_are_found_from_any_working_folder(gvit_view, world, monkeypatch, tmp_path_factory):
@@ -166,17 +177,28 @@ def test_originals_are_found_from_any_working_folder(gvit_view, world, monkeypat
 def test_a_missing_original_leaves_its_panels_empty_and_is_told(gvit_view, world):
     (world / "src").rename(world / "moved")
     code, _, err = gvit_view("dst", "cats/1")
-    assert (code, err) == (0, "the original is not shown: the file cannot be read: it does not exist\n")
-    picture = load("view.png")
-    assert [is_blank(panel(picture, number)) for number in range(4)] == [True, False, False, True]
+    assert (code, err) == (
+        0,
+        (
+            "the original is not shown: the file cannot be read: it does not exist; "
+            "--source says where the images lie\n"
+        ),
+    )
+    picture, shape = load("view.png"), true_shape(world / "moved/cats/1.png")
+    assert [is_blank(panel(picture, number, shape=shape)) for number in range(4)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
     assert gvit_view("dst", "cats/1", "--source", "moved")[::2] == (0, "")
-    assert not is_blank(panel(load("view.png"), 0))
+    assert not is_blank(panel(load("view.png"), 0, shape=shape))
 
 
 def test_another_file_at_the_same_path_is_never_shown_as_the_original(gvit_view, world):
     shutil.copy(world / "src/cats/2.png", world / "src/cats/1.png")
     _, _, err = gvit_view("dst", "cats/1")
-    assert err == "the original is not shown: the file there is another one now\n"
+    assert err.startswith("the original is not shown: the file there is another one now; --source")
 
 
 def test_a_dataset_without_its_record_of_runs_can_be_looked_at(gvit_view, world):
@@ -196,7 +218,38 @@ def test_a_contact_sheet_shows_originals_out_of_all_classes(gvit_view, world):
     sheet = load("sheet.png")
     for left, source in ((28, "cats/0.png"), (28 + 2 * 128 + 2 + 22, "dogs/2.png")):
         target = decode_image((world / "src" / source).read_bytes(), fake.SIZE).pixels
-        assert (np.asarray(sheet.crop((left, 96, left + 128, 96 + 128))) == enlarged(target, 128)).all()
+        width, height = shape = true_shape(world / "src" / source, 128)
+        expected = Image.fromarray(enlarged(target, 128)).resize(shape, Image.Resampling.LANCZOS)
+        shown = sheet.crop((left, 96 + 128 - height, left + width, 96 + 128))
+        assert (np.asarray(shown) == np.asarray(expected)).all()
+
+
+def test_names_on_a_sheet_keep_what_tells_them_apart():
+    assert distinct(["train/cats/a", "train/cats/b", "train/cats/c/d"]) == ["a", "b", "c/d"]
+    assert distinct(["train/a", "val/a"]) == ["train/a", "val/a"]
+    assert distinct(["train/cats/a"]) == ["train/cats/a"]
+
+
+@given(st.lists(st.text("ab/", min_size=1, max_size=9), min_size=1, max_size=5))
+def test_names_on_a_sheet_stay_as_different_as_they_were(names):
+    assert len(set(distinct(names))) == len(set(names))
+
+
+def test_a_key_that_says_nothing_is_called_by_its_path(gvit_view, world):
+    shutil.rmtree(world / "dst")
+    (world / "src/cats/0.png").rename(world / "src/cats/\u732b.png")
+    fake.fake_encode(world / "src", world / "dst")
+    rows = open_dataset(world / "dst").rows.to_pylist()
+    (nameless,) = [row["key"] for row in rows if row["source"] == "cats/\u732b.png"]
+    named = [find_row(open_dataset(world / "dst"), key) for key in (nameless, "cats/1")]
+    assert [name_of(row) for row in named] == ["cats/\u732b.png", "cats/1"]
+
+
+@given(st.text("ab ", max_size=80), st.floats(40, 400))
+def test_a_text_that_is_wrapped_loses_no_word_and_is_as_wide_as_its_room(text, width):
+    lines = wrap_text(text, 16, width)
+    assert all(text_width(line, 16) <= width for line in lines)
+    assert all("..." in line or line in " ".join(text.split()) or not line.strip() for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ from rich.console import Console
 from fake_sets import SIZE, make_sets, write_dataset
 from gvit.commands import app as cli
 from gvit.dataset.reader import open_dataset
+from gvit.pictures.draw import find_row
 from gvit.pictures.guided_view import draw_displacement, draw_guided_view
+from gvit.pictures.page import shape_of
 from gvit.pictures.view import Subject
 from gvit.rendering.arrays import render_numpy
 from gvit.schemas import GvitError
@@ -274,9 +276,14 @@ def test_the_command_draws_what_is_stored_beside_what_guidance_made_of_it(gvit_v
     assert (code, err) == (0, "the original is not shown: its folder is unknown; give --source\n")
     dataset = open_dataset(world / "split")
     with Image.open("out.png") as image:
-        assert (panel(image, 1) == enlarged(dataset.by_key("train/3").gaussians)).all()
         guided = find_guided_set(world / mode, dataset, "train/3").gaussians
-        assert (panel(image, 2) == enlarged(guided)).all()
+        row = find_row(dataset, "train/3")
+        width, height = shape = shape_of(SIDE, row.width / row.height)
+        for place, gaussians in ((1, dataset.by_key("train/3").gaussians), (2, guided)):
+            left = LEFT + place * (max(width, 300) + GAP)
+            expected = Image.fromarray(enlarged(gaussians)).resize(shape, Image.Resampling.LANCZOS)
+            shown = image.convert("RGB").crop((left, TOP, left + width, TOP + height))
+            assert (np.asarray(shown) == np.asarray(expected)).all()
     facts = json.loads(out)
     assert (facts["guidance"], facts["psnr_stored"], facts["psnr_guided"]) == (mode, None, None)
     moved = (guided - dataset.by_key("train/3").gaussians)[:, 0:2] * SIZE / 2
