@@ -45,7 +45,20 @@ Model = Annotated[
     str | None,
     typer.Option(help="A Vision Transformer of timm, by name, at its own size.", rich_help_panel=_LEARNING),
 ]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the data.", rich_help_panel=_LEARNING)]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        help="Begin from the weights of a run, a checkpoint, a shared model or hf://USER/NAME.",
+        show_default="random weights",
+        rich_help_panel=_LEARNING,
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        help="Passes over the data; more than a finished run has adds the others.", rich_help_panel=_LEARNING
+    ),
+]
 BatchSize = Annotated[
     int | None, typer.Option(help="Samples per update, over all devices.", rich_help_panel=_LEARNING)
 ]
@@ -108,6 +121,7 @@ def train_command(
     cache: Cache = None,
     recipe: RecipeName = None,
     model: Model = None,
+    init: Init = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Rate = None,
@@ -143,6 +157,7 @@ def train_command(
         "epochs": epochs,
         "batch_size": batch_size,
         "seed": seed,
+        "init": init,
         "data": {"shards": shards, "val_shards": val_shards, "val_fraction": val_fraction, "cache": cache},
         "model": {"name": model},
         "schedule": {"lr": lr},
@@ -192,8 +207,13 @@ def read_config(
     if shards is None:
         raise GvitError("there is nothing to train on: give --shards DST, a dataset that gvit encode wrote")
     called = Path(str(shards).replace("\0", "")).resolve().name  # what is no path `build` refuses below
-    default_out = Path("runs") / f"{called}-{name}"
-    config = build(TrainConfig, merge({"run": {"out": str(default_out)}}, settings))
+    settings = merge({"run": {"out": str(Path("runs") / f"{called}-{name}")}}, settings)
+    if settings.get("init") is not None:
+        from ..train.run.initial import with_initial_model  # torch
+
+        asked, out = _section(given, "model"), Path(str(settings["run"]["out"]))
+        settings["model"] = with_initial_model(str(settings["init"]), out, asked)
+    config = build(TrainConfig, settings)
     if "gamma" in _section(flags, "guidance") and config.guidance.mode == "none":
         raise GvitError("--gamma weighs guidance, and there is none: give --guidance refine or direct too")
     return config

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..schemas.errors import GvitError
 from ..schemas.gaussians import NUM_FIELDS, min_scale
-from ..schemas.urls import as_url
 from ..train.data.augment import augment
 from ..train.data.batches import evaluation_view
 from ..train.ranks import pick_device
+from ..train.run.initial import fetched_model
 from ..train.run.predicted import Failure, FittedImage, Prediction, fit_as_trained, predict_sets
 from ..train.run.trained import TrainedModel, load_trained
 from .images import canvases
@@ -118,7 +118,7 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
     Raises:
         GvitError: There is no model, or it is damaged.
     """
-    return Model(load_trained(_folder_of(path), pick_device(device)))
+    return Model(load_trained(fetched_model(path), pick_device(device)))
 
 
 def predict(
@@ -131,17 +131,3 @@ def predict(
     """
     loaded = model if isinstance(model, Model) else load_model(model, device)
     return loaded.predict(images, top)
-
-
-def _folder_of(path: str | Path) -> Path:
-    url = None if Path(path).exists() else as_url(path)
-    if url is None:
-        return Path(path)
-    if not url.startswith("hf://"):
-        raise GvitError(f"{url} is no model: give a folder, or hf://USER/NAME")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(url.removeprefix("hf://").removeprefix("models/")))
-    except Exception as error:  # of the network, the hub and its rules
-        raise GvitError(f"{url} cannot be fetched: {error}".partition("\n")[0]) from error

@@ -171,8 +171,10 @@ def fit_text(text: str, size: int, width: float) -> str:
 
 def wrap_text(text: str, size: int, width: float) -> list[str]:
     """Return the lines of a text of so many pixels at most; a word that is longer is shortened."""
+    if text_width(text, size) <= width:
+        return [text]
     lines = [""]
-    for word in text.split(" "):
+    for word in text.split():
         longer = f"{lines[-1]} {word}" if lines[-1] else word
         if text_width(longer, size) <= width:
             lines[-1] = longer

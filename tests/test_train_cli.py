@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -344,7 +345,7 @@ def test_a_line_of_a_terminal_is_as_wide_as_it_and_drops_what_matters_least(widt
     facts = ["12 min to go", "epoch 3/10", "loss 1.500", "val 50.0%", "top-1 25.0%", "step 25/100", "lr 1e-3"]
     with Display("train", 100, said) as display:
         display.show(25, facts)
-    line = next(line for line in said.file.getvalue().splitlines()[::-1] if "train" in line)
+    line = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", said.file.getvalue()).split("train")[-1].splitlines()[0]
     assert "25%" in line
     assert "12 min to go" in line
     assert line.count("━") + line.count("╸") + line.count("╺") == bar

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +15,32 @@ from .data.split import DataConfig  # noqa: TC001 - the settings read the types 
 from .guidance.config import GuidanceConfig
 from .model.classifier import ModelConfig
 
-__all__ = ["SCHEDULES", "OptimConfig", "RunConfig", "ScheduleConfig", "TrainConfig", "learning_rate"]
+__all__ = [
+    "SCHEDULES",
+    "OptimConfig",
+    "Restart",
+    "RunConfig",
+    "ScheduleConfig",
+    "TrainConfig",
+    "learning_rate",
+]
 
 SCHEDULES = ("cosine", "linear", "constant")
 _DECAY = Range(0.0, 1.0, below=True)
+
+
+_Rate = Annotated[float, Range(0.0, above=True, below=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restart:
+    """A warm restart: from this epoch on, counted from 0, the rate falls anew from `lr`, with no warm-up."""
+
+    epoch: Annotated[int, Range(1)]
+    lr: _Rate
+
+    def __post_init__(self) -> None:
+        check_limits(self, "schedule.restarts.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,18 +52,23 @@ class ScheduleConfig:
         shape: "cosine", "linear" or "constant" after the warm-up.
         warmup_epochs: Of linear rise, 0 or more; cut to half the run where it is longer.
         final: Share of the highest rate that is left at the end, 0 to 1.
+        restarts: Epochs that were added to a finished run, each part with a schedule of its own.
 
     Raises:
         GvitError: A value is out of range.
     """
 
-    lr: Annotated[float, Range(0.0, above=True, below=True)] = 1e-3
+    lr: _Rate = 1e-3
     shape: Annotated[str, Choice(SCHEDULES)] = "cosine"
     warmup_epochs: Annotated[float, Range(0.0, below=True)] = 5.0
     final: Share = 0.0
+    restarts: tuple[Restart, ...] = ()
 
     def __post_init__(self) -> None:
         check_limits(self, "schedule.")
+        starts = [restart.epoch for restart in self.restarts]
+        if starts != sorted(set(starts)):
+            raise GvitError(f"schedule.restarts must be in the order of their epochs, not {starts}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +83,8 @@ class OptimConfig:
         label_smoothing: 0 to 0.9.
         ema: Decay per step of the averaged weights that are evaluated, 0 to below 1; None keeps none. It is
             lower early on, so that the average forgets the start.
+        layer_decay: Factor of the learning rate from each layer to the one below it, above 0 to 1; None is 1,
+            and 0.75 in a run that begins from another model.
         accumulate: Parts that a rank's share of a batch is cut into, 1 or more; saves memory.
     """
 
@@ -65,6 +94,7 @@ class OptimConfig:
     clip: Annotated[float | None, Range(0.0, above=True)] = 1.0
     label_smoothing: Annotated[float, Range(0.0, 0.9)] = 0.0
     ema: Annotated[float | None, _DECAY] = None
+    layer_decay: Annotated[float | None, Range(0.0, 1.0, above=True)] = None
     accumulate: Annotated[int, Range(1, 65536)] = 1
 
     def __post_init__(self) -> None:
@@ -116,12 +146,15 @@ class TrainConfig:
         epochs: Passes over the training sets, at least 1.
         batch_size: Samples per update, over all ranks and accumulated parts, at least 1.
         seed: Of weights, order and every random choice, 0 to 2^63 - 1.
+        init: Run, checkpoint, shared model or hf://USER/NAME whose weights it begins from; None for random
+            ones.
     """
 
     recipe: str = "none"
     epochs: Annotated[int, Range(1, 1_000_000)] = 90
     batch_size: Annotated[int, Range(1, 2**24)] = 1024
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    init: str | None = None
     data: DataConfig
     run: RunConfig
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -133,15 +166,23 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_limits(self)
+        if any(restart.epoch >= self.epochs for restart in self.schedule.restarts):
+            raise GvitError(f"schedule.restarts must begin before the run ends, after {self.epochs} epochs")
 
 
 def learning_rate(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """Return the rate of a step, counted from 0.
+    """Return the rate of a step, counted from 0; after a restart, that of a run which begins there.
 
     The first step of a warm-up already moves (rate lr / warm-up steps), and the last step of a run has a rate
     above the final one.
     """
-    total = steps_per_epoch * epochs
+    begun = [restart for restart in config.restarts if step >= restart.epoch * steps_per_epoch]
+    if begun:
+        later = config.restarts[len(begun) :]
+        anew = replace(config, lr=begun[-1].lr, warmup_epochs=0.0, restarts=())
+        until, skipped = later[0].epoch if later else epochs, begun[-1].epoch
+        return learning_rate(anew, step - skipped * steps_per_epoch, steps_per_epoch, until - skipped)
+    total = steps_per_epoch * (config.restarts[0].epoch if config.restarts else epochs)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total // 2)
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)

@@ -124,6 +124,17 @@ class SetClassifier(nn.Module):
             features = torch.cat([features, self.stem(gaussians, valid, rank)], dim=-1)
         return features
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002
+        """Return which parameters are which layer's; timm's optimisers ask where rates differ by layer.
+
+        A refiner and what all blocks share count as the last layer's.
+        """
+        last = r"^(refiner|vit\.(norm|fc_norm|rope|head))"
+        return {
+            "stem": r"^(tokens|stem|vit\.embeds)",
+            "blocks": [(r"^vit\.blocks\.(\d+)", None), (last, (99999,))],
+        }
+
     def no_weight_decay(self) -> set[str]:
         """Return the parameters that are not to decay; timm's optimisers ask for them."""
         return undecayed(self.vit)

@@ -11,12 +11,13 @@ from ...schemas.documents import OPTIONAL, Count, Integer, Sha256, to_json
 from ...schemas.encoding import get_encoding
 from ...schemas.errors import DatasetError
 from ...schemas.manifest import FitInfo  # noqa: TC001
+from ..config import Restart  # noqa: TC001
 from ..data.augment import AugmentConfig  # noqa: TC001
 from ..model.classifier import ModelConfig  # noqa: TC001
 from ..model.evaluate import Scores  # noqa: TC001
 from ..model.refiner import RefinerConfig  # noqa: TC001
 
-__all__ = ["FORMAT", "MODEL_TYPE", "About", "DataAbout", "SharedAbout", "with_sums"]
+__all__ = ["FORMAT", "MODEL_TYPE", "About", "DataAbout", "InitAbout", "SharedAbout", "with_sums"]
 
 _SELF = "about"
 
@@ -55,9 +56,27 @@ class DataAbout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InitAbout:
+    """The model that a run began from.
+
+    Attributes:
+        source: As it was given.
+        step: Updates that it had had.
+        train: SHA-256 over shards and keys of what it was trained on.
+        head: Whether its head was kept.
+    """
+
+    source: str
+    step: Count
+    train: Sha256
+    head: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class About:
     """What a checkpoint is: `step` updates and `epoch` epochs of training; scores of its last evaluation.
 
+    `init` is the model that it began from, `restarts` are where epochs were added to a finished run.
     `files` has the SHA-256 of each of its other files while it lies on a disk, and as `about` of all that
     is said here; None of those of gvit 0.1.
     """
@@ -70,6 +89,8 @@ class About:
     data: DataAbout
     epoch: Count
     evaluation: Scores | None
+    init: InitAbout | None = field(default=None, metadata={OPTIONAL: True})
+    restarts: list[Restart] | None = field(default=None, metadata={OPTIONAL: True})
     files: dict[str, Sha256] | None = field(default=None, metadata={OPTIONAL: True})
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "CheckpointFolder",
     "dump_weights",
     "newest_sound",
+    "read_about",
     "read_checkpoint",
 ]
 
@@ -271,6 +272,11 @@ def _read(folder: Path, name: str, sums: Mapping[str, str] | None) -> bytes:
 
 def _load_state(data: bytes) -> dict[str, Any]:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def read_about(path: Path) -> About:
+    """Read what a checkpoint says of itself; arguments and errors as of `read_checkpoint`."""
+    return _read_about(_find(path))
 
 
 def newest_sound(run: Path) -> tuple[Checkpoint, tuple[Path, ...]] | None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["made_here", "make_optimiser", "resolve_compile", "resolve_precision", "share_of", "wrap"]
 
 _STEPS_TO_COMPILE_FOR = 2000
+_FINE_TUNING_DECAY = 0.75
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
@@ -63,10 +64,18 @@ def make_optimiser(config: TrainConfig, model: nn.Module, device: torch.device) 
             lr=config.schedule.lr,
             weight_decay=optim.weight_decay,
             betas=optim.betas,
+            layer_decay=_layer_decay(config),
             **fused,
         )
     except (ValueError, AssertionError, TypeError) as error:
         raise GvitError(f"optim.name {optim.name!r} is no optimiser of timm that fits: {error}") from error
+
+
+def _layer_decay(config: TrainConfig) -> float | None:
+    """Return the factor from layer to layer that timm is to be told, None for none."""
+    asked = config.optim.layer_decay
+    found = asked if asked is not None else _FINE_TUNING_DECAY if config.init is not None else 1.0
+    return None if found == 1.0 else found
 
 
 def share_of(config: TrainConfig, ranks: Ranks) -> int:

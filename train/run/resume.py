@@ -11,6 +11,7 @@ from ..config import TrainConfig
 from ..settings import Settings, differences, plain, read_yaml
 from .about import DataAbout
 from .checkpoint import Checkpoint, CheckpointFolder, newest_sound
+from .initial import CONFIG_NAME, before_the_last_restart
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CONFIG_NAME", "checkpoint_to_resume", "describe_data", "digest_of"]
 
-CONFIG_NAME = "config.yaml"
 _FREE_TO_CHANGE = {
     "run": (
         "out",
@@ -59,7 +59,8 @@ def checkpoint_to_resume(
         return None
     if config.run.resume == "never":
         raise GvitError(f"{out} already holds a run: choose another --out, or go on with --resume auto")
-    differing = differences(_binding(plain(config)), _binding(plain(build(TrainConfig, read_yaml(recorded)))))
+    run = build(TrainConfig, read_yaml(recorded))
+    differing = differences(_binding(plain(before_the_last_restart(config, run))), _binding(plain(run)))
     if differing:
         raise GvitError(
             f"{out} holds a run with other settings, {', '.join(differing)}: "

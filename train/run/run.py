@@ -32,10 +32,11 @@ from ..settings import dump, plain
 from .about import About
 from .checkpoint import Checkpoint, CheckpointFolder
 from .guided_sets import TunedSets, has_written, refined_by, remember_written, tuning_of, write_tuned
+from .initial import CONFIG_NAME, begin_from, with_added_epochs
 from .interruption import Interrupted, StopRequest, stoppable
 from .metrics import MetricLog, Standing, read_metrics, tensorboard_installed
 from .report import LARGEST_CONFUSION, draw_confusion, draw_curves
-from .resume import CONFIG_NAME, checkpoint_to_resume, describe_data
+from .resume import checkpoint_to_resume, describe_data
 from .trainer import DivergedError, Trainer
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainSummar
         Interrupted: Ctrl-C or SIGTERM; the run is saved, and the same call goes on with it.
     """
     console = Console(stderr=True) if console is None else console
+    config = with_added_epochs(config)
     with joined_ranks(config.run.device) as ranks:
         data = open_training_data(config.data, config.seed)
         if ranks.leads:
@@ -80,7 +82,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainSummar
         if config.data.check:
             _check_data(data, ranks, console)
         tuned = config.guidance.write_tuned
-        written = tuned is not None and has_written(config.run.out, tuned)
+        ended = last is not None and last[0].about.epoch >= config.epochs
+        written = tuned is not None and ended and has_written(config.run.out, tuned)
         if tuned is not None and not written:
             check_unused(tuned)
         ranks.wait()  # nobody may write before all have looked
@@ -88,7 +91,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainSummar
         sources = open_sources(data.train.manifest, images=guidance.images, masks=guidance.masks)
         if sources.pixels is not None and ranks.leads:
             say_on(console, f"reading {len(data.train)} images of {config.guidance.images}")
-        trainer = build_trainer(config, data, ranks, sources)
+        trainer = build_trainer(config, data, ranks, sources, begun=last is not None)
         run = _Run(config, data, trainer, ranks, console if ranks.leads else None)
         if last is not None:
             run.go_on(*last)
@@ -139,9 +142,16 @@ def _write_tuned(out: Path, trainer: Trainer, data: TrainingData, find: FindPixe
 
 
 def build_trainer(
-    config: TrainConfig, data: TrainingData, ranks: Ranks, sources: Sources | None = None
+    config: TrainConfig,
+    data: TrainingData,
+    ranks: Ranks,
+    sources: Sources | None = None,
+    *,
+    begun: bool = False,
 ) -> Trainer:
-    """Build a model with fresh weights, what guides its sets, and their trainer.
+    """Build a model with the weights that a run begins with, what guides its sets, and their trainer.
+
+    Of a run that has `begun` the weights come later, with its state.
 
     Raises:
         GvitError: Data and config do not go together.
@@ -155,9 +165,10 @@ def build_trainer(
         refiner=guidance.refiner if guidance.mode == "refine" else None,
         min_scale=min_scale(data.train.manifest.size),
     ).to(ranks.device)
+    init = None if config.init is None or begun else begin_from(model, config.init, data.classes)
     place: dict[str, Any] = {"seed": config.seed, "run": config.run.out, "ranks": ranks}
     guide = build_guide(guidance, data.train, model, sources or Sources(), **place)
-    return Trainer(config, data, model, ranks, guide)
+    return Trainer(config, data, model, ranks, guide, init)
 
 
 class _Run:
@@ -195,6 +206,7 @@ class _Run:
                 f"the checkpoints in {self._config.run.out} are of another model, or damaged: "
                 "choose another --out"
             ) from error
+        self._trainer.init = checkpoint.about.init
         for path in damaged:
             self._display.say(f"the checkpoint {path} is damaged: an older one is taken")
         if not checkpoint.checked:
@@ -255,6 +267,13 @@ class _Run:
             f"{len(self._data.classes)} classes; {config.epochs} epochs of {trainer.steps_per_epoch} steps; "
             f"see {config.run.out}"
         )
+        if trainer.init is not None:
+            head = (
+                "with its head" if trainer.init.head else "but for the head, which is new: the classes differ"
+            )
+            self._display.say(f"the weights are those of {trainer.init.source}, {head}")
+        for restart in config.schedule.restarts[-1:]:
+            self._display.say(f"epochs from {restart.epoch + 1} on were added, from a rate of {restart.lr:g}")
         if self._data.overlap.sources:
             self._display.say(self._data.overlap.describe())
         if config.run.tensorboard and not tensorboard_installed():
@@ -342,6 +361,8 @@ class _Run:
             refiner=guidance.refiner if guidance.mode == "refine" else None,
             data=describe_data(self._data),
             epoch=trainer.epoch,
+            init=trainer.init,
+            restarts=list(self._config.schedule.restarts) or None,
             evaluation=None if self._evaluation is None else Scores(**self._evaluation.scores),
         )
         state = {"trainer": progress, "best": self._best, "val_top1": self._standing.val_top1}

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..guidance.movement import MovementReport
     from ..model.classifier import SetClassifier
     from ..ranks import Ranks
+    from .about import InitAbout
 
 __all__ = ["DivergedError", "Interval", "Trainer"]
 
@@ -69,6 +70,7 @@ class Trainer:
     """A model in training; freshly built, it is moved to the device. Without a guide sets stay as stored.
 
     Attributes:
+        init: The model whose weights it began with; None where they were random.
         val_loader: This rank's share of the sets to evaluate on.
 
     Raises:
@@ -88,8 +90,10 @@ class Trainer:
         model: nn.Module,
         ranks: Ranks,
         guide: Guide | None = None,
+        init: InitAbout | None = None,
     ) -> None:
         self.config = config
+        self.init = init
         self.ranks = ranks
         self.classes = len(data.classes)
         self.model = model.to(ranks.device)
