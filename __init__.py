@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .front.models import Model as Model
     from .front.models import load_model as load_model
     from .front.models import predict as predict
+    from .front.models import train_model as train_model
     from .pipeline.config import EncodeConfig as EncodeConfig
     from .rendering.arrays import render_numpy as render_numpy
     from .schemas.errors import DatasetError as DatasetError
@@ -47,6 +48,7 @@ _HOMES: dict[str, str] = {
     "predict": "front.models",
     "render": "front.fit",
     "render_numpy": "rendering.arrays",
+    "train_model": "front.models",
 }
 
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

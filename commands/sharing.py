@@ -5,6 +5,7 @@ What a command needs is imported in its body, so that `--help` answers at once.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["card_command", "export_command", "pull_command", "push_command", "verify_command"]
 
 FAULTS_SHOWN = 50
-FORMS = ("samples", "zarr", "webdataset", "images", "parquet")
-DRAWN = ("images",)
+THUMBNAIL = 128  # pixels
+FORMS = ("samples", "zarr", "webdataset", "images", "parquet", "svg")
 
 Destination = Annotated[Path, typer.Argument(metavar="DST", help="Folder of a finished dataset.")]
 Deep = Annotated[
@@ -40,7 +41,7 @@ Output = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; ne
 Form = Annotated[
     str,
     typer.Option(
-        "--to", metavar="FORM", help="samples, zarr, webdataset, parquet or images.", show_default=False
+        "--to", metavar="FORM", help="samples, zarr, webdataset, parquet, images or svg.", show_default=False
     ),
 ]
 _PART = "What to export (default: everything)"
@@ -59,6 +60,14 @@ MinPsnr = Annotated[
 MaxImages = Annotated[
     int | None, typer.Option("--max-images", help="How many at most, evenly spread.", rich_help_panel=_PART)
 ]
+Key = Annotated[
+    str | None,
+    typer.Argument(metavar="KEY", help="For svg: the one image to write, as OUT.svg.", show_default=False),
+]
+Thumbnails = Annotated[
+    bool,
+    typer.Option("--thumbnails", help="Parquet: a column with a rendering.", rich_help_panel="For images"),
+]
 _IMAGES = "For images"
 ImageSize = Annotated[
     int | None,
@@ -73,6 +82,7 @@ def export_command(
     destination: Destination,
     output: Output,
     form: Form,
+    key: Key = None,
     splits: Splits = None,
     classes: Classes = None,
     keys: Keys = None,
@@ -80,13 +90,15 @@ def export_command(
     max_images: MaxImages = None,
     size: ImageSize = None,
     true_aspect: TrueAspect = False,
+    thumbnails: Thumbnails = False,
     as_json: Json = False,
 ) -> None:
     """Write a dataset, or a part of it, in another form.
 
     samples: a classic WebDataset, members per image. zarr, webdataset: a dataset with its sets in Zarr
     arrays or in tar files. parquet: rows as the Hugging Face hub's library datasets loads them. images:
-    renderings as split/class/name.png. OUT appears in full or not at all.
+    renderings as split/class/name.png. svg: Gaussians as ellipses with gradients, likewise, or of one KEY.
+    OUT appears in full or not at all.
 
     Example: gvit export out/photos pngs --to images --split val --true-aspect
     """
@@ -96,8 +108,14 @@ def export_command(
     from ..dataset.selection import Selection, select
     from ..pictures.progress import showing
 
-    _check_form(form, size=size, true_aspect=true_aspect)
+    _check_form(form, size=size, true_aspect=true_aspect, thumbnails=thumbnails, key=key)
     dataset = open_dataset(destination)
+    if key is not None:
+        from ..pictures.svg import export_svg
+
+        export_svg(dataset, key, output)
+        tell(f"wrote {output}", {"output": str(output), "to": form, "images": 1}, as_json=as_json)
+        return
     selection = Selection(
         splits=frozenset(splits) if splits else None,
         classes=_class_names(classes, dataset.manifest.classes),
@@ -107,18 +125,23 @@ def export_command(
     )
     chosen = select(dataset, selection)
     with showing(f"export {destination}", len(chosen), Console(stderr=True), "images") as written:
-        images = _export(chosen, output, form, written, size, true_aspect=true_aspect)
+        side = size or (THUMBNAIL if thumbnails else dataset.manifest.size if form == "images" else None)
+        images = _export(chosen, output, form, written, side, true_aspect=true_aspect)
     facts = {"output": str(output), "to": form, "images": images}
     tell(f"{output}: {images} images as {form}", facts, as_json=as_json)
 
 
-def _check_form(form: str, *, size: int | None, true_aspect: bool) -> None:
+def _check_form(form: str, *, size: int | None, true_aspect: bool, thumbnails: bool, key: str | None) -> None:
     from ..schemas.errors import GvitError
 
     if form not in FORMS:
         raise GvitError(f"--to is {form!r}; give one of {', '.join(FORMS)}")
-    if size is not None and form not in DRAWN:
-        raise GvitError(f"--size is of what is drawn ({', '.join(DRAWN)}), and --to {form} draws nothing")
+    if thumbnails and form != "parquet":
+        raise GvitError(f"--thumbnails is for --to parquet, not for {form}: leave it out")
+    if key is not None and form != "svg":
+        raise GvitError(f"KEY is for --to svg; choose images for --to {form} with --keys FILE")
+    if size is not None and form != "images" and not thumbnails:
+        raise GvitError(f"--size is of renderings, and --to {form} writes none: leave it out")
     if true_aspect and form != "images":
         raise GvitError(f"--true-aspect is for --to images, not for {form}: leave it out")
 
@@ -137,8 +160,14 @@ def _export(
         return export_samples(dataset, output, written=written)
     if form == "parquet":
         from ..dataset.export_parquet import export_parquet
+        from ..pictures.image_folder import thumbnails_of
 
-        return export_parquet(dataset, output, written=written)
+        draw = None if size is None else partial(thumbnails_of, dataset, size)
+        return export_parquet(dataset, output, written=written, thumbnails=draw)
+    if form == "svg":
+        from ..pictures.svg import export_svgs
+
+        return export_svgs(dataset, output, written=written)
     from ..dataset.card import dataset_card
 
     write = export_zarr if form == "zarr" else export_webdataset

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,6 @@ from .export import appearing
 from .selection import require_sets
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ..schemas.rows import Row
     from .export import Written
     from .reader import Dataset
@@ -43,15 +42,21 @@ sets = load_dataset("parquet", data_files={files})
 """
 
 
-def export_parquet(dataset: Dataset, out: Path, *, written: Written = ignore) -> int:
+Thumbnails = Callable[[Sequence[int]], list[bytes]]
+"""Renderings of sets, by their indices, as PNG files."""
+
+
+def export_parquet(
+    dataset: Dataset, out: Path, *, written: Written = ignore, thumbnails: Thumbnails | None = None
+) -> int:
     """Write a dataset, or a part of one, as Parquet files with the hub's features; return the number of sets.
 
     The files are `data/<split>-NNNNN-of-NNNNN.parquet`; `gaussians` is the hub's Array2D of float32, `label`
-    its ClassLabel where there are classes. Arguments and errors as of `export_samples`.
+    its ClassLabel where there are classes, and `image`, of `thumbnails`, its Image. Arguments and errors as of `export_samples`.
     """
     require_sets(dataset, len(dataset))
     rows = table_to_rows(dataset.set_rows)
-    schema = _schema(dataset)
+    schema = _schema(dataset, with_images=thumbnails is not None)
     names: dict[str, list[str]] = {}
     with appearing(out) as folder:
         (folder / "data").mkdir()
@@ -62,7 +67,8 @@ def export_parquet(dataset: Dataset, out: Path, *, written: Written = ignore) ->
                 name = f"data/{split}-{number:05d}-of-{len(starts):05d}.parquet"
                 names.setdefault(split, []).append(name)
                 part = mine[begin : begin + ROWS_PER_FILE]
-                _write(dataset, inside(folder, name), schema, part, [rows[i] for i in part], written)
+                _write(dataset, inside(folder, name), schema, part, [rows[i] for i in part], thumbnails)
+                written(len(part))
         manifest = dataset.manifest
         fields = ", ".join(FIELDS)
         card = _CARD.format(
@@ -72,7 +78,7 @@ def export_parquet(dataset: Dataset, out: Path, *, written: Written = ignore) ->
     return len(rows)
 
 
-def _schema(dataset: Dataset) -> pa.Schema:
+def _schema(dataset: Dataset, *, with_images: bool) -> pa.Schema:
     manifest = dataset.manifest
     shape = [manifest.gaussians, NUM_FIELDS]
     named = {"names": list(manifest.classes), "_type": "ClassLabel"}
@@ -97,6 +103,9 @@ def _schema(dataset: Dataset) -> pa.Schema:
         ("height", pa.int32()),
         ("psnr", pa.float64()),
     ]
+    if with_images:
+        features["image"] = {"_type": "Image"}
+        fields.append(("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])))
     return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
 
 
@@ -105,16 +114,27 @@ def _value(kind: str) -> dict[str, str]:
 
 
 def _write(
-    dataset: Dataset, path: Path, schema: pa.Schema, indices: list[int], rows: Sequence[Row], written: Written
+    dataset: Dataset,
+    path: Path,
+    schema: pa.Schema,
+    indices: list[int],
+    rows: Sequence[Row],
+    thumbnails: Thumbnails | None,
 ) -> None:
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for start in range(0, len(indices), _ROWS_PER_GROUP):
             part = slice(start, start + _ROWS_PER_GROUP)
-            writer.write_batch(_batch(dataset, schema, indices[part], rows[part]))
-            written(len(indices[part]))
+            images = None if thumbnails is None else thumbnails(indices[part])
+            writer.write_batch(_batch(dataset, schema, indices[part], rows[part], images))
 
 
-def _batch(dataset: Dataset, schema: pa.Schema, indices: list[int], rows: Sequence[Row]) -> pa.RecordBatch:
+def _batch(
+    dataset: Dataset,
+    schema: pa.Schema,
+    indices: list[int],
+    rows: Sequence[Row],
+    images: Sequence[bytes] | None,
+) -> pa.RecordBatch:
     sets = dataset.gaussians(indices)
     count, gaussians, columns = sets.shape
     inner = pa.ListArray.from_arrays(
@@ -130,6 +150,7 @@ def _batch(dataset: Dataset, schema: pa.Schema, indices: list[int], rows: Sequen
         "width": [row.width for row in rows],
         "height": [row.height for row in rows],
         "psnr": [row.psnr for row in rows],
+        "image": [{"bytes": data, "path": None} for data in images or ()],
     }
     arrays = [
         outer if field.name == "gaussians" else pa.array(values[field.name], field.type) for field in schema

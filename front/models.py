@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..schemas.errors import GvitError
 from ..schemas.gaussians import NUM_FIELDS, min_scale
+from ..train.asked import read_config
 from ..train.data.augment import augment
 from ..train.data.batches import evaluation_view
 from ..train.ranks import pick_device
 from ..train.run.initial import fetched_model
 from ..train.run.predicted import Failure, FittedImage, Prediction, fit_as_trained, predict_sets
 from ..train.run.trained import TrainedModel, load_trained
+from ..train.settings import merge, nested
 from .images import canvases
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..images.color import Color
     from ..images.decode import Crop
     from .images import ImageLike
 
-__all__ = ["Model", "load_model", "predict"]
+__all__ = ["Model", "load_model", "predict", "train_model"]
 
 
 class Model(nn.Module):
@@ -119,6 +123,41 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
         GvitError: There is no model, or it is damaged.
     """
     return Model(load_trained(fetched_model(path), pick_device(device)))
+
+
+def train_model(
+    shards: str | Path,
+    out: str | Path,
+    *,
+    recipe: str = "tiny",
+    init: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+) -> Model:
+    """Train a model on a dataset, as `gvit train` does, or go on with the run in `out`.
+
+    Args:
+        shards: Folder of the dataset.
+        out: Folder of the run.
+        recipe: Where its settings start from.
+        init: Run, checkpoint or shared model whose weights it begins from.
+        settings: What differs, by the names of `--set`: `{"epochs": 3, "schedule.lr": 1e-3}`.
+        device: "cpu", "cuda" or "auto".
+
+    Returns:
+        The model, averaged weights where there are such, on the CPU.
+
+    Raises:
+        GvitError: A setting is unknown or out of range, or the data do not allow it.
+    """
+    from ..train.run.run import train
+
+    flags: dict[str, Any] = {"data": {"shards": str(shards)}, "run": {"out": str(out), "device": device}}
+    if init is not None:
+        flags["init"] = str(init)
+    layers = [nested(name, value) for name, value in (settings or {}).items()]
+    train(read_config(recipe, None, merge(*layers, flags), []))
+    return load_model(out)
 
 
 def predict(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from ..schemas.rows import Row, table_to_rows
 if TYPE_CHECKING:
     from ..dataset.reader import Dataset
 
-__all__ = ["Canvas", "export_images", "image_paths", "render_at"]
+__all__ = ["Canvas", "export_images", "image_paths", "render_at", "thumbnails_of"]
 
 _BATCH = 64
 
@@ -75,6 +76,19 @@ def export_images(dataset: Dataset, out: Path, canvas: Canvas, *, written: Writt
             _write(folder, paths[part], rows[part], dataset.gaussians(part), canvas, dataset.manifest.size)
             written(len(rows[part]))
     return len(rows)
+
+
+def thumbnails_of(dataset: Dataset, size: int, indices: Sequence[int]) -> list[bytes]:
+    """Return renderings of sets as PNG files, in true aspect, the longer side so many pixels."""
+    rows = table_to_rows(dataset.set_rows.take(list(indices)))
+    canvas = Canvas(size, true_aspect=dataset.manifest.fit.crop == "none")
+    found: list[bytes] = []
+    for row, gaussians in zip(rows, dataset.gaussians(list(indices)), strict=True):
+        (image,) = render_at(gaussians[None], *canvas.shape(row), dataset.manifest.size)
+        file = io.BytesIO()
+        Image.fromarray((image * 255.0).round().astype(np.uint8)).save(file, format="PNG")
+        found.append(file.getvalue())
+    return found
 
 
 def _write(

@@ -1,15 +1,19 @@
 """Rows for the hub: the features in the schema say what the columns hold, and `datasets` reads them so."""
 
+import io
 import json
+from functools import partial
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from fake_sets import CLASSES, write_dataset
 from gvit.dataset import export_parquet as module
 from gvit.dataset.export_parquet import export_parquet
 from gvit.dataset.reader import open_dataset
+from gvit.pictures.image_folder import render_at, thumbnails_of
 
 
 @pytest.fixture
@@ -42,6 +46,20 @@ def test_the_schema_has_the_hubs_features(exported):
     assert set(features) == set(file.schema_arrow.names)
     assert 'load_dataset("parquet"' in (out / "README.md").read_text()
     file.close()
+
+
+def test_thumbnails_are_renderings_in_the_shape_of_their_images(tmp_path):
+    dataset = open_dataset(write_dataset(tmp_path / "d", {"train": 5}))
+    export_parquet(dataset, tmp_path / "out", thumbnails=partial(thumbnails_of, dataset, 24))
+    table = pq.read_table(tmp_path / "out/data/train-00000-of-00001.parquet")
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert features["image"] == {"_type": "Image"}
+    for row, sample in zip(table.to_pylist(), dataset, strict=True):
+        assert row["image"]["path"] is None
+        with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
+            assert image.size == (24, 16)  # of 30 x 20 pixels
+            expected = render_at(sample.gaussians[None], 16, 24, dataset.manifest.size)[0]
+            np.testing.assert_allclose(np.asarray(image) / 255, expected, atol=0.003)
 
 
 # not among the packages for developers: it holds fsspec back, which s3fs needs as new as itself

@@ -7,6 +7,7 @@ options must exist all the same. Other marks (`text`, `json`, `csv`) are for wha
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -121,6 +122,22 @@ def test_the_readme_works_from_its_first_line_to_its_last(tmp_path):
 def test_every_other_page_works_after_the_readme(page, encoded, tmp_path):
     shutil.copytree(encoded, tmp_path, dirs_exist_ok=True)
     run_blocks(page, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "notebook", sorted((ROOT / "docs/notebooks").glob("*.ipynb")), ids=lambda path: path.stem
+)
+def test_every_notebook_runs_from_its_first_cell_to_its_last(notebook, encoded, tmp_path):
+    shutil.copytree(encoded, tmp_path, dirs_exist_ok=True)
+    cells = [
+        cell
+        for cell in json.loads((ROOT / f"docs/notebooks/{notebook}.ipynb").read_text())["cells"]
+        if cell["cell_type"] == "code"
+    ]
+    assert not any(cell["outputs"] for cell in cells)
+    program = "\n".join("".join(cell["source"]) for cell in cells)
+    done = run([sys.executable, "-W", "error", "-c", program], tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -23,17 +23,14 @@ from small_runs import ALONE, SILENT, config_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-REVERSED = tuple(reversed(CLASSES))
-OTHERS = ("apple", *CLASSES[1:])
+OTHERS = (*CLASSES[:-1], "zebra")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Datasets `shards`, `reversed` and `others` by their classes, and a finished `run` of the first."""
+    """Datasets `shards` and, of other classes, `others`; and a finished `run` of the first."""
     root = tmp_path_factory.mktemp("world")
-    last = len(CLASSES) - 1
     write_dataset(root / "shards", {"train": 70, "val": 23})
-    write_dataset(root / "reversed", {"train": 70, "val": 23}, classes=REVERSED, relabel=lambda x: last - x)
     write_dataset(root / "others", {"train": 70, "val": 23}, classes=OTHERS)
     train(config_of(root / "shards", root / "run"), console=SILENT)
     return root
@@ -55,13 +52,6 @@ def test_with_the_same_classes_a_run_begins_where_the_model_was(world):
     assert all(torch.equal(mine[name], known[name]) for name in known)
     assert all(torch.equal(value, known[name]) for name, value in trainer.evaluated.state_dict().items())
     assert trainer.init.head
-
-
-def test_classes_in_another_order_are_matched_by_name(world):
-    straight, turned = built(world, "shards").evaluate(), built(world, "reversed").evaluate()
-    assert turned.loss == pytest.approx(straight.loss, rel=1e-6)
-    assert turned.top1 == straight.top1
-    assert torch.equal(turned.confusion, straight.confusion.flip(0, 1))
 
 
 def test_with_other_classes_the_head_is_new_and_all_else_is_kept(world):

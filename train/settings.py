@@ -65,9 +65,14 @@ def parse_assignment(text: str) -> Settings:
         settings = yaml.load(value, _Loader)  # noqa: S506
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise GvitError(f"--set {name}: {value!r} is no value") from error
-    for part in reversed(name.strip().split(".")):
-        settings = {part: settings}
-    return settings
+    return nested(name.strip(), settings)
+
+
+def nested(name: str, value: Any) -> Settings:  # noqa: ANN401
+    """Return the settings that a name such as `schedule.lr` and its value say."""
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value
 
 
 def merge(*layers: Mapping[str, Any]) -> Settings:

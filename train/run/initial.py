@@ -76,7 +76,7 @@ def with_initial_model(init: str, out: Path, settings: Settings) -> Settings:
 def begin_from(model: SetClassifier, init: str, classes: Sequence[str]) -> InitAbout:
     """Give a fresh model the weights of another one, averaged ones where it has them.
 
-    The head is kept where both know the same classes, matched by name; else it stays as it is.
+    The head is kept where both know the same classes by name; else it stays as it is.
 
     Raises:
         GvitError: There is no model, it is damaged, or of another shape.
@@ -84,10 +84,9 @@ def begin_from(model: SetClassifier, init: str, classes: Sequence[str]) -> InitA
     found = read_checkpoint(fetched_model(init))
     known, own = found.about.data.classes, model.state_dict()
     weights: dict[str, Tensor] = dict(found.weights)
-    keeps_head = set(known) == set(classes)
-    for name in _HEAD:
-        order = [known.index(one) for one in classes] if keeps_head else []
-        weights[name] = weights[name][order] if keeps_head and name in weights else own[name]
+    keeps_head = tuple(known) == tuple(classes)  # names, and sorted, in every dataset
+    if not keeps_head:
+        weights |= {name: own[name] for name in _HEAD}
     if any(name.startswith(_REFINER) for name in weights) and model.refiner is None:
         raise GvitError(f"{init} reads sets as its refiner moves them: give --guidance refine too")
     if not any(name.startswith(_REFINER) for name in weights):
