@@ -52,7 +52,8 @@ def export_parquet(
     """Write a dataset, or a part of one, as Parquet files with the hub's features; return the number of sets.
 
     The files are `data/<split>-NNNNN-of-NNNNN.parquet`; `gaussians` is the hub's Array2D of float32, `label`
-    its ClassLabel where there are classes, and `image`, of `thumbnails`, its Image. Arguments and errors as of `export_samples`.
+    its ClassLabel where there are classes, and `image`, of `thumbnails`, its Image.
+    Arguments and errors as of `export_samples`.
     """
     require_sets(dataset, len(dataset))
     rows = table_to_rows(dataset.set_rows)

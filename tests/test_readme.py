@@ -124,10 +124,8 @@ def test_every_other_page_works_after_the_readme(page, encoded, tmp_path):
     run_blocks(page, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "notebook", sorted((ROOT / "docs/notebooks").glob("*.ipynb")), ids=lambda path: path.stem
-)
-def test_every_notebook_runs_from_its_first_cell_to_its_last(notebook, encoded, tmp_path):
+@pytest.mark.parametrize("notebook", ["encode_and_look", "train_and_predict"])
+def test_a_notebook_runs_from_its_first_cell_to_its_last(notebook, encoded, tmp_path):
     shutil.copytree(encoded, tmp_path, dirs_exist_ok=True)
     cells = [
         cell

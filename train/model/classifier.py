@@ -129,9 +129,9 @@ class SetClassifier(nn.Module):
 
         A refiner and what all blocks share count as the last layer's.
         """
-        last = r"^(refiner|vit\.(norm|fc_norm|rope|head))"
+        last = r"^(?:refiner|vit\.(?:norm|fc_norm|rope|head))"
         return {
-            "stem": r"^(tokens|stem|vit\.embeds)",
+            "stem": r"^(?:tokens|stem|vit\.embeds)",
             "blocks": [(r"^vit\.blocks\.(\d+)", None), (last, (99999,))],
         }
 
