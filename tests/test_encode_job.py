@@ -149,7 +149,13 @@ def test_off_a_terminal_progress_is_plain_lines_now_and_then(source, tmp_path, m
     understood, where, *lines = out.getvalue().splitlines()
     assert understood.startswith("Understood: 502 images")
     assert where == "encode: fitting on 1 CPU core (no GPU)"
-    assert [int(re.search(r"(\d+) of 502 images, ", line)[1]) for line in lines] == [1, 256, 502, 502]
+    counts = [int(re.search(r"(\d+) of 502 images, ", line)[1]) for line in lines]
+    assert (counts[0], counts[-1]) == (
+        1,
+        502,
+    )  # the first batch is short: whoever looks sees soon that it goes on
+    assert 256 in counts
+    assert counts == sorted(counts)
     assert ", 2 failed, 26." in lines[-1]
     assert lines[-1].startswith("encode: 0 s to go, ")
 

@@ -127,11 +127,8 @@ def test_every_other_page_works_after_the_readme(page, encoded, tmp_path):
 @pytest.mark.parametrize("notebook", ["encode_and_look", "train_and_predict"])
 def test_a_notebook_runs_from_its_first_cell_to_its_last(notebook, encoded, tmp_path):
     shutil.copytree(encoded, tmp_path, dirs_exist_ok=True)
-    cells = [
-        cell
-        for cell in json.loads((ROOT / f"docs/notebooks/{notebook}.ipynb").read_text())["cells"]
-        if cell["cell_type"] == "code"
-    ]
+    book = json.loads((ROOT / f"docs/notebooks/{notebook}.ipynb").read_text())
+    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] for cell in cells)
     program = "\n".join("".join(cell["source"]) for cell in cells)
     done = run([sys.executable, "-W", "error", "-c", program], tmp_path)

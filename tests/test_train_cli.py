@@ -348,7 +348,7 @@ def test_a_line_of_a_terminal_is_as_wide_as_it_and_drops_what_matters_least(widt
     line = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", said.file.getvalue()).split("train")[-1].splitlines()[0]
     assert "25%" in line
     assert "12 min to go" in line
-    assert line.count("━") + line.count("╸") + line.count("╺") == bar
+    assert line.index("25%") == bar + 3
     shown = [fact in line for fact in facts]
     assert shown == sorted(shown, reverse=True)  # the first ones
     assert width < 120 or all(shown)

@@ -59,7 +59,7 @@ def test_with_other_classes_the_head_is_new_and_all_else_is_kept(world):
     differing = [
         name for name, value in trainer.model.state_dict().items() if not torch.equal(value, known[name])
     ]
-    assert differing == ["vit.head.weight"]  # a fresh bias is 0, and the trained one begins there
+    assert differing == ["vit.head.weight", "vit.head.bias"]
     assert not trainer.init.head
 
 
@@ -99,7 +99,9 @@ def test_rates_fall_from_the_head_to_the_tokens(world):
     for name, scale in scales.items():
         block = int(name.split(".")[2]) if name.startswith("vit.blocks") else None
         below = name.startswith(("tokens", "stem", "vit.embeds"))
-        assert scale == (0.125 if below else 1.0 if block is None else 0.5 ** (2 - block)), name
+        head = name.startswith("vit.head")
+        last = 1 if block is None else block  # norms and rope are the last block's
+        assert scale == (0.125 if below else 1.0 if head else 0.5 ** (2 - last)), name
 
 
 def test_what_a_run_began_from_is_noted_and_not_needed_to_go_on(world, tmp_path, monkeypatch):

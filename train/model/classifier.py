@@ -127,12 +127,12 @@ class SetClassifier(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002
         """Return which parameters are which layer's; timm's optimisers ask where rates differ by layer.
 
-        A refiner and what all blocks share count as the last layer's.
+        Below the head, and a refiner, come the last block and what all blocks share, and so on to the stem.
         """
-        last = r"^(?:refiner|vit\.(?:norm|fc_norm|rope|head))"
+        shared = r"^vit\.(?:norm|fc_norm|rope)"
         return {
             "stem": r"^(?:tokens|stem|vit\.embeds)",
-            "blocks": [(r"^vit\.blocks\.(\d+)", None), (last, (99999,))],
+            "blocks": [(r"^vit\.blocks\.(\d+)", None), (shared, (99999,))],
         }
 
     def no_weight_decay(self) -> set[str]:
