@@ -150,14 +150,11 @@ def test_off_a_terminal_progress_is_plain_lines_now_and_then(source, tmp_path, m
     assert understood.startswith("Understood: 502 images")
     assert where == "encode: fitting on 1 CPU core (no GPU)"
     counts = [int(re.search(r"(\d+) of 502 images, ", line)[1]) for line in lines]
-    assert (counts[0], counts[-1]) == (
-        1,
-        502,
-    )  # the first batch is short: whoever looks sees soon that it goes on
+    assert counts[0] == 1  # a short first batch: whoever looks sees soon that images come out
+    assert counts[-1] == 502
     assert 256 in counts
     assert counts == sorted(counts)
-    assert ", 2 failed, 26." in lines[-1]
-    assert lines[-1].startswith("encode: 0 s to go, ")
+    assert re.match(r"encode: 0 s to go, .* 2 failed, \S+ images/s, 26\.\d\d dB$", lines[-1])
 
 
 def test_on_a_terminal_progress_is_a_bar(source, tmp_path):

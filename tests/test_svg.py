@@ -74,13 +74,8 @@ def test_a_browser_draws_the_rendering(tmp_path):
     _, cover = composed(path.read_text(), side, side)
     well = cover > 0.2
     assert well.mean() > 0.3
-    assert (
-        psnr(
-            rendering.transpose(2, 0, 1),
-            np.where(well[..., None], shown, (rendering * 255).round().astype(np.uint8)),
-        )
-        > 35
-    )
+    expected = (rendering * 255).round().astype(np.uint8)
+    assert psnr(rendering.transpose(2, 0, 1), np.where(well[..., None], shown, expected)) > 35
 
 
 def gvit(monkeypatch, *arguments):
@@ -133,5 +128,5 @@ def test_a_gaussian_that_is_not_to_be_seen_is_left_out():
 
 def test_all_of_a_dataset_without_sets_is_refused(tmp_path):
     dataset = open_dataset(write_dataset(tmp_path / "d", {"train": 3}))
-    with pytest.raises(Exception, match="no image of .* is chosen"):
+    with pytest.raises(Exception, match=r"no image of .* is chosen"):
         export_svgs(dataset.select([]), tmp_path / "out")
