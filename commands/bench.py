@@ -46,7 +46,10 @@ def plan_command(
     images: Annotated[int, typer.Option(help="Of the fake source.", min=1000)] = 1_000_000,
     as_json: Json = False,
 ) -> None:
-    """Time and memory of listing and planning a source, per image."""
+    """Time and memory of listing and planning a source, per image.
+
+    Example: gvit bench plan --images 100000
+    """
     from ..benchmarks.plan import run
 
     _print(run(images), as_json)
@@ -54,7 +57,10 @@ def plan_command(
 
 @bench_app.command("render")
 def render_command(size: Size = 224, num_gaussians: Gaussians = 256, as_json: Json = False) -> None:
-    """Render + backward on one core, beside dense torch."""
+    """Render + backward on one core, beside dense torch.
+
+    Example: gvit bench render --size 64 --num-gaussians 64
+    """
     from ..benchmarks.render import run
 
     _print(run(size, num_gaussians), as_json)
@@ -68,7 +74,10 @@ def fit_command(
     last: Last = None,
     as_json: Json = False,
 ) -> None:
-    """PSNR, SSIM and time of a fit, beside the textbook fit and GaussianImage's blending."""
+    """PSNR, SSIM and time of a fit, beside the textbook fit and GaussianImage's blending.
+
+    Example: gvit bench fit --size 64 --num-gaussians 64 --last 2
+    """
     from ..benchmarks.fit import run
 
     _print(run(size, num_gaussians, images, last), as_json)
@@ -76,7 +85,10 @@ def fit_command(
 
 @bench_app.command("loader")
 def loader_command(as_json: Json = False) -> None:
-    """Sets per second of the training loader, beside webdataset."""
+    """Sets per second of the training loader, beside webdataset.
+
+    Example: gvit bench loader --json
+    """
     from ..benchmarks.loader import run
 
     _print(run(), as_json)
@@ -96,7 +108,10 @@ def train_command(
     stem_side: Annotated[int, typer.Option(help="Side of what the stem renders, in pixels.")] = 56,
     as_json: Json = False,
 ) -> None:
-    """An update on sets, beside one on pixels, one without the stem and one without guidance."""
+    """An update on sets, beside one on pixels, one without the stem and one without guidance.
+
+    Example: gvit bench train --tokens 64 --batch-size 4 --steps 3
+    """
     from ..benchmarks.step import run
 
     result = run(

@@ -38,6 +38,8 @@ def demo_command(folder: Folder, as_json: Json = False) -> None:
     """Write real images to try gvit on: 1797 digits in ten classes, and 16 photographs.
 
     Nothing is downloaded: they come with scikit-learn and scikit-image, which must be installed.
+
+    Example: gvit demo out/demo
     """
     from ..schemas.errors import GvitError
     from ..schemas.extras import require

@@ -31,6 +31,8 @@ def doctor_command(
     """Say what this machine has, what it lacks, and how fast it writes.
 
     Exit code 0 on any machine; with --gpu 1 where a step failed.
+
+    Example: gvit doctor out
     """
     from ..schemas.errors import GvitError
 

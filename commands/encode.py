@@ -10,13 +10,13 @@ import json
 import signal
 from collections.abc import Generator
 from dataclasses import asdict, replace
-from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from .encoded import tell_estimate, tell_failures, tell_profiles, words_of
 from .output import EXIT_FAILURES, EXIT_INTERRUPTED, EXIT_TERMINATED, Json, say, starting, tell
 
 if TYPE_CHECKING:
@@ -24,12 +24,9 @@ if TYPE_CHECKING:
     from ..images.decode import Crop
     from ..images.sources.layout import ClassLevel
     from ..pipeline.config import EncodeConfig
-    from ..pipeline.dry_run import Estimate
-    from ..pipeline.run import EncodeSummary
 
 __all__ = ["encode_command"]
 
-CLASSES_SHOWN = 20
 
 _FIT = "The fit"
 _STORAGE = "The dataset"
@@ -292,12 +289,12 @@ def _encode(config: EncodeConfig, *, as_json: bool) -> int:
         if as_json:
             typer.echo(json.dumps({"complete": False, "error": str(error)}))
         raise
-    _tell_failures(summary)
-    _tell_profiles(summary)
+    tell_failures(summary)
+    tell_profiles(summary)
     names = ("images", "failed", "seconds", "images_per_second", "psnr_mean", "steps_mean", "changed")
     names += ("converted", "profiles_ignored")
     facts = {"complete": True} | {name: getattr(summary, name) for name in names}
-    tell(_words(summary), facts, as_json=as_json)
+    tell(words_of(summary), facts, as_json=as_json)
     return EXIT_FAILURES if summary.failed else 0
 
 
@@ -308,66 +305,8 @@ def _estimate(config: EncodeConfig, *, as_json: bool) -> int:
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:
-        _tell_estimate(found)
+        tell_estimate(found)
     return 0
-
-
-def _tell_failures(summary: EncodeSummary) -> None:
-    for source, reason in summary.failures:
-        say(f"failed: {source}: {reason}", err=True)
-    if summary.failed > len(summary.failures):
-        more = summary.failed - len(summary.failures)
-        say(f"... and {more} more; the .parquet files hold every reason", err=True)
-
-
-def _tell_profiles(summary: EncodeSummary) -> None:
-    if summary.converted:
-        say(f"converted to sRGB by the colour profiles in them: {summary.converted} images", err=True)
-    if summary.profiles_ignored:
-        damaged = "colour profiles that are damaged or not for such pixels were ignored"
-        say(f"{damaged}: those of {summary.profiles_ignored} images", err=True)
-
-
-def _words(summary: EncodeSummary) -> str:
-    quality = "" if summary.psnr_mean is None else f", mean PSNR {summary.psnr_mean:.2f} dB"
-    what = f"{summary.destination}: {summary.images} images, {summary.failed} failed{quality}"
-    if not summary.images_per_second:
-        return f"{what} (already complete; {summary.seconds:.1f} s)"
-    steps = "" if summary.steps_mean is None else f", {summary.steps_mean:g} steps an image"
-    pace = f"{summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s{steps} in this run"
-    return f"{what} ({pace})"
-
-
-def _tell_estimate(found: Estimate) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from ..pictures.progress import plain_bytes, plain_duration
-    from ..schemas.text import printable
-
-    def shown(name: str) -> Text:
-        return Text(printable(name))
-
-    say(found.understood)
-    for title, counts in (("split", found.splits), ("class", found.classes)):
-        table = Table(title, "images")
-        for name, count in islice(counts.items(), CLASSES_SHOWN):
-            table.add_row(shown(name), str(count))
-        if len(counts) > CLASSES_SHOWN:
-            table.add_row(f"... {len(counts)} in all", str(sum(counts.values())))
-        if counts:
-            Console().print(table)
-    time = (
-        "unknown: no probed image can be fitted" if found.seconds is None else plain_duration(found.seconds)
-    )
-    quality = "" if found.psnr is None else f", about {found.psnr:.1f} dB"
-    say(f"{found.images} images in {found.shards} shards, about {plain_bytes(found.bytes)}{quality}")
-    if found.done:
-        say(f"{found.done} of them are done already in DST, {found.images - found.done} remain")
-    if found.deletes:
-        say(f"--overwrite would delete {found.deletes} files of DST, {plain_bytes(found.deletes_bytes)}")
-    say(f"about {time} on this machine alone for all of them; nothing was written")
 
 
 def _number(option: str, text: str) -> int | None:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +17,6 @@ __all__ = [
     "EXIT_INTERRUPTED",
     "EXIT_TERMINATED",
     "Json",
-    "plural",
     "say",
     "starting",
     "tell",
@@ -44,16 +44,13 @@ def starting() -> Generator[None]:
         yield
 
 
-def plural(count: int, noun: str) -> str:
-    """Say how many of a thing there are: `1 epoch`, `2 epochs`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def say(line: str, *, err: bool = False) -> None:
-    """Print a line: neither cut nor taken for markup, and nothing in it reaches the terminal but as text."""
-    from ..schemas.text import printable
+    """Print a line: not taken for markup, nothing in it but text, and on a terminal wrapped between words."""
+    from ..schemas.text import printable, wrapped
 
-    typer.echo(printable(line), err=err)
+    stream = sys.stderr if err else sys.stdout
+    text = printable(line)
+    typer.echo(wrapped(text, get_terminal_size().columns) if stream.isatty() else text, err=err)
 
 
 def tell(line: str, facts: dict[str, Any], *, as_json: bool) -> None:

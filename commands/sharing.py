@@ -107,6 +107,7 @@ def export_command(
     from ..dataset.reader import open_dataset
     from ..dataset.selection import Selection, select
     from ..pictures.progress import showing
+    from ..schemas.text import plural
 
     _check_form(form, size=size, true_aspect=true_aspect, thumbnails=thumbnails, key=key)
     dataset = open_dataset(destination)
@@ -128,7 +129,7 @@ def export_command(
         side = size or (THUMBNAIL if thumbnails else dataset.manifest.size if form == "images" else None)
         images = _export(chosen, output, form, written, side, true_aspect=true_aspect)
     facts = {"output": str(output), "to": form, "images": images}
-    tell(f"{output}: {images} images as {form}", facts, as_json=as_json)
+    tell(f"{output}: {plural(images, 'image')} as {form}", facts, as_json=as_json)
 
 
 def _check_form(form: str, *, size: int | None, true_aspect: bool, thumbnails: bool, key: str | None) -> None:
@@ -209,6 +210,7 @@ def verify_command(
     from dataclasses import replace
 
     from ..dataset.verify import verify
+    from ..schemas.text import plural
 
     found = verify(destination, deep=deep)
     compared = ""
@@ -225,8 +227,9 @@ def verify_command(
     if len(found.faults) > FAULTS_SHOWN:
         say(f"... and {len(found.faults) - FAULTS_SHOWN} more; --json lists them all", err=as_json)
     depth = "read in full" if deep else "not read in full: that is --deep"
-    verdict = f"{len(found.faults)} faults" if found.faults else "no fault"
-    words = f"{destination}: {verdict}, {found.files} files and {found.images} images, {depth}{compared}"
+    verdict = plural(len(found.faults), "fault") if found.faults else "no fault"
+    size = f"{plural(found.files, 'file')} and {plural(found.images, 'image')}"
+    words = f"{destination}: {verdict}, {size}, {depth}{compared}"
     tell(words, _facts(found) | facts, as_json=as_json)
     if found.faults:
         raise typer.Exit(EXIT_FAILURES)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..train.asked import read_config
-from .output import EXIT_INTERRUPTED, EXIT_TERMINATED, Json, plural, say, starting, tell
+from .output import EXIT_INTERRUPTED, EXIT_TERMINATED, Json, say, starting, tell
 
 if TYPE_CHECKING:
     from ..train.config import TrainConfig
@@ -185,6 +185,7 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 
 def _train(config: TrainConfig, *, as_json: bool) -> None:
     from ..pictures.progress import three_digits
+    from ..schemas.text import plural
     from ..train.run.interruption import Interrupted
     from ..train.run.run import train
 

@@ -57,6 +57,7 @@ def evaluate_command(
     Example: gvit evaluate --checkpoint run --shards out/imagenet --split test --predictions said.csv
     """
     with starting():
+        from ..schemas.text import plural
         from ..train.run.trained import evaluate_checkpoint
 
     _check_ending(predictions, "--predictions", _TABLES)
@@ -69,7 +70,7 @@ def evaluate_command(
     found, model, name = scored.found, scored.model, scored.split_name
     words = (
         f"split {name}: top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, loss {found.loss:.4f} "
-        f"on {found.samples} samples"
+        f"on {plural(found.samples, 'sample')}"
     )
     if scored.overlap.sources:
         say(scored.overlap.describe(), err=True)

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from ..schemas.text import printable
+from ..schemas.text import printable, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,7 +85,10 @@ class Pace:
 
 def say_on(console: Console, line: str) -> None:
     """Print a line on a console, whatever is in it."""
-    console.print(Text(printable(line)), soft_wrap=True)
+    text = printable(line)
+    if console.is_terminal:
+        text = wrapped(text, console.width)
+    console.print(Text(text), soft_wrap=True)
 
 
 class Display:

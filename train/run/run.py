@@ -18,6 +18,7 @@ from ...dataset.reader import open_dataset
 from ...pictures.progress import Display, say_on
 from ...schemas.errors import GvitError
 from ...schemas.gaussians import min_scale
+from ...schemas.text import plural
 from ..data.check import check_sets
 from ..data.loader import stored_bytes
 from ..data.overlap import write_trained_on
@@ -264,7 +265,8 @@ class _Run:
             f"a Vision Transformer, {describe_model(config.model)}, {weights / 1e6:.1f} M weights, "
             f"on {device}: {len(train)} sets to train "
             f"on, {len(val)} to evaluate on, of {train.manifest.gaussians} Gaussians and "
-            f"{len(self._data.classes)} classes; {config.epochs} epochs of {trainer.steps_per_epoch} steps; "
+            f"{len(self._data.classes)} classes; {plural(config.epochs, 'epoch')} of "
+            f"{plural(trainer.steps_per_epoch, 'step')}; "
             f"see {config.run.out}"
         )
         if trainer.init is not None:
