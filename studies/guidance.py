@@ -28,7 +28,6 @@ import torch
 from rich.console import Console
 
 from gvit.benchmarks.readers import READERS
-from gvit.commands.train import read_config
 from gvit.fitting.config import FitConfig
 from gvit.pipeline.config import EncodeConfig
 from gvit.pipeline.encode import encode
@@ -36,6 +35,7 @@ from gvit.schemas import GvitError
 from gvit.studies.jitter import JitterGuide
 from gvit.studies.outcomes import Outcome, compare, note, noted, print_table, train
 from gvit.studies.parity import common_options, pixels_of, trainer_of
+from gvit.train.asked import read_config
 from gvit.train.data.mix import MixConfig
 from gvit.train.data.split import open_training_data
 from gvit.train.guidance.source_images import open_sources

@@ -33,13 +33,13 @@ from rich.console import Console
 
 from gvit.benchmarks.pixels import PixelTrainer
 from gvit.benchmarks.readers import READERS
-from gvit.commands.train import read_config
 from gvit.fitting.config import FitConfig
 from gvit.images.decode import decode_image, read_image
 from gvit.pipeline.config import EncodeConfig
 from gvit.pipeline.encode import encode
 from gvit.schemas import GvitError
 from gvit.studies.outcomes import compare, note, noted, print_table, train
+from gvit.train.asked import read_config
 from gvit.train.data.mix import MixConfig
 from gvit.train.data.split import open_training_data
 from gvit.train.ranks import Ranks, pick_device
