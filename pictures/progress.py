@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Self
@@ -143,25 +143,28 @@ class Display:
             rows: A line for each of those who work on it, by name; on a terminal, the first few of them.
         """
         if self._bar is not None:
-            room = self._bar.console.width - self._used_width(self._bar.console.width)
+            room = self._bar.console.width - self._used_width(self._bar.console.width, rows or {})
             self._bar.update(self._whole, completed=done, words=_fitting(facts, room))
             self._show_rows(self._bar, rows or {})
         elif self._console is not None and self._clock() - self._last_line >= INTERVAL_SECONDS:
             self._last_line = self._clock()
             self.say(f"{self._name}: {_SEPARATOR.join(facts)}")
 
-    def _used_width(self, width: int) -> int:
-        """Columns of a terminal that are taken by spinner, name, bar and percent, with a space after each."""
-        return 2 + cell_len(printable(self._name)) + 1 + self._bar_width(width) + 1 + 5
+    def _used_width(self, width: int, names: Iterable[str]) -> int:
+        """Columns of a terminal that are taken by spinner, names, bar and percent, with a space after each."""
+        longest = max(cell_len(printable(name)) for name in (self._name, *names))
+        return 2 + longest + 1 + self._bar_width(width) + 1 + 5
 
     def _show_rows(self, bar: Progress, rows: Mapping[str, str]) -> None:
         for name in self._rows.keys() - rows.keys():
             bar.remove_task(self._rows.pop(name))
+        room = bar.console.width - self._used_width(bar.console.width, rows)
         for name, words in rows.items():
+            shown = _fitting(words.split(_SEPARATOR), room)
             if name not in self._rows and len(self._rows) < _ROWS_SHOWN:
-                self._rows[name] = bar.add_task(printable(name), total=None, words=printable(words))
+                self._rows[name] = bar.add_task(printable(name), total=None, words=shown)
             if name in self._rows:
-                bar.update(self._rows[name], words=printable(words))
+                bar.update(self._rows[name], words=shown)
 
     def say(self, line: str) -> None:
         """Print a line."""

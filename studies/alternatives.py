@@ -1,13 +1,13 @@
-r"""Other readers in place of the splat stem, and adversarial passes: what else could have won, and did not.
+r"""Other readers in place of the splat stem, and adversarial passes: what else could have won.
 
     python -m gvit.studies.alternatives IMAGES --num-gaussians 16 --size 32 --seeds 2 --log runs.jsonl \
         --shards S --arm gaussians --arm cross --arm local --arm adversarial=0.1 --arm random=0.1
 
 "gaussians" is the model as it is. "cross" has each Gaussian attend to the quarter map of its rendering, in
 place of reading it at its centre. "local" lets Gaussians attend to each other, the less the further apart,
-and renders nothing. "adversarial=E" trains on each batch and, as much, on one whose Gaussians all went E of their
-bounds against the class, with the same dropped paths in both passes; "unmatched=E" with others; "random=E" in
-random directions.
+and renders nothing. "adversarial=E" trains on each batch and, as much, on one whose Gaussians all went E of
+their bounds against the class, with the same dropped paths in both passes; "unmatched=E" with others;
+"random=E" in random directions.
 """
 
 from __future__ import annotations
