@@ -151,7 +151,7 @@ class Display:
             self.say(f"{self._name}: {_SEPARATOR.join(facts)}")
 
     def _used_width(self, width: int, names: Iterable[str]) -> int:
-        """Columns of a terminal that are taken by spinner, names, bar and percent, with a space after each."""
+        """Columns of a terminal that spinner, names, bar and percent take, with a space after each."""
         longest = max(cell_len(printable(name)) for name in (self._name, *names))
         return 2 + longest + 1 + self._bar_width(width) + 1 + 5
 
