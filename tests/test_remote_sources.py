@@ -129,6 +129,29 @@ def test_images_of_a_file_stay_together_in_the_plan_of_a_remote_source(tmp_path)
     assert sum(a != b for a, b in pairwise(files[:40])) == 1
 
 
+def test_a_file_that_another_process_finishes_while_room_is_made_is_no_fault(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.tar").write_bytes(name.encode())
+    first = fetched(f"file://{tmp_path}/a.tar")
+    real = remote.os.scandir
+
+    class Renamed:
+        """Lists a folder in which a file goes before it is looked at."""
+
+        def __enter__(self):
+            gone = first.with_name("gone.part")
+            gone.touch()
+            entries = list(real(first.parent))
+            gone.unlink()
+            return iter(entries)
+
+        def __exit__(self, *_):
+            return None
+
+    monkeypatch.setattr(remote.os, "scandir", lambda _: Renamed())
+    assert fetched(f"file://{tmp_path}/b.tar").read_bytes() == b"b"
+
+
 def test_a_source_that_fails_for_a_moment_is_asked_again(tmp_path, monkeypatch):
     (tmp_path / "a.tar").write_bytes(b"content")
     filesystem = fsspec.filesystem("file")

@@ -67,12 +67,12 @@ def test_the_trainer_reads_images_on_the_cores_that_it_may_use():
 
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 def test_a_dry_run_says_that_its_time_is_that_of_this_machine(tmp_path, engine, capsys):
-    from gvit.commands.encode import _tell_estimate
+    from gvit.commands.encoded import tell_estimate
     from gvit.pipeline.dry_run import estimate
 
     fake.save_image(tmp_path / "src" / "a.png", np.zeros((8, 8, 3)))
     found = estimate(
         fake.fake_config(tmp_path / "src", tmp_path / "d", engine=engine), fitter_factory=fake.FakeFitter
     )
-    _tell_estimate(found)
+    tell_estimate(found)
     assert "on this machine alone" in capsys.readouterr().out

@@ -165,13 +165,21 @@ def _make_room(folder: Path, wanted: int) -> None:
     except ValueError as error:
         raise GvitError(f"GVIT_SOURCE_CACHE_GB is {gigabytes!r}; give a number of gigabytes") from error
     with os.scandir(folder) as entries:
-        files = [(entry.stat(), Path(entry.path)) for entry in entries if not entry.name.endswith(".lock")]
+        found = [(_stat(entry), Path(entry.path)) for entry in entries if not entry.name.endswith(".lock")]
+    files = [(stat, path) for stat, path in found if stat is not None]
     used = sum(stat.st_size for stat, _ in files)
     for stat, path in sorted(files, key=lambda file: file[0].st_mtime):
         if used + wanted <= bound or stat.st_mtime > time.time() - _KEPT_S:
             return
         path.unlink(missing_ok=True)
         used -= stat.st_size
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Return what there is to know of a file; None where it has gone: others fetch and make room, too."""
+    with contextlib.suppress(FileNotFoundError):
+        return entry.stat()
+    return None
 
 
 def _again(action: Any) -> Any:  # noqa: ANN401
