@@ -368,7 +368,8 @@ def _tell_transfer(done: Transfer, where: str, *, dry_run: bool, as_json: bool) 
         "bytes": done.bytes,
         "dry_run": dry_run,
     }
-    words = f"{where}: {verb} {len(done.copied)} of {done.files} files, {plain_bytes(done.bytes)}"
-    if same := done.files - len(done.copied):
+    copied = len(done.copied) + bool(done.copied or done.removed)  # and SHA256SUMS, which says what is there
+    words = f"{where}: {verb} {copied} of {done.files} files, {plain_bytes(done.bytes)}"
+    if same := done.files - copied:
         words += f"; {same} " + ("is the same there" if same == 1 else "are the same there")
     tell(words, facts, as_json=as_json)

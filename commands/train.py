@@ -221,7 +221,9 @@ def _list_recipes(*, as_json: bool) -> None:
     hours = {name: h100_hours(recipe) for name, recipe in RECIPES.items()}
     table = Table("recipe", "for", "source", "on one H100", show_lines=True)
     for name, recipe in RECIPES.items():
-        table.add_row(name, recipe.purpose, recipe.source, plain_duration(3600 * hours[name]))
+        seconds = 3600 * hours[name]
+        cost = plain_duration(seconds) if seconds >= 60 else "under a minute"
+        table.add_row(name, recipe.purpose, recipe.source, cost)
     Console(stderr=as_json).print(table)
     if as_json:
         typer.echo(json.dumps({"recipes": {name: {"h100_hours": hours[name]} for name in hours}}))
