@@ -205,8 +205,7 @@ def _train(config: TrainConfig, *, as_json: bool) -> None:
     words = (
         f"top-1 {summary.top1:.2%}, top-5 {summary.top5:.2%}, loss {summary.loss:.4f} on {summary.samples} "
         f"samples after {plural(summary.epochs, 'epoch')} ({three_digits(summary.samples_per_second)} "
-        f"samples/s); see "
-        f"{config.run.out}"
+        f"samples/s); see {config.run.out}"
     )
     tell(words, asdict(summary), as_json=as_json)
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +68,11 @@ def export_parquet(
                 name = f"data/{split}-{number:05d}-of-{len(starts):05d}.parquet"
                 names.setdefault(split, []).append(name)
                 part = mine[begin : begin + ROWS_PER_FILE]
-                _write(dataset, inside(folder, name), schema, part, [rows[i] for i in part], thumbnails)
-                written(len(part))
+                batches = _batches(dataset, schema, part, [rows[i] for i in part], thumbnails)
+                with pq.ParquetWriter(inside(folder, name), schema, compression="zstd") as writer:
+                    for batch in batches:
+                        writer.write_batch(batch)
+                        written(batch.num_rows)
         manifest = dataset.manifest
         fields = ", ".join(FIELDS)
         card = _CARD.format(
@@ -114,19 +117,17 @@ def _value(kind: str) -> dict[str, str]:
     return {"dtype": kind, "_type": "Value"}
 
 
-def _write(
+def _batches(
     dataset: Dataset,
-    path: Path,
     schema: pa.Schema,
     indices: list[int],
     rows: Sequence[Row],
     thumbnails: Thumbnails | None,
-) -> None:
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for start in range(0, len(indices), _ROWS_PER_GROUP):
-            part = slice(start, start + _ROWS_PER_GROUP)
-            images = None if thumbnails is None else thumbnails(indices[part])
-            writer.write_batch(_batch(dataset, schema, indices[part], rows[part], images))
+) -> Iterator[pa.RecordBatch]:
+    for start in range(0, len(indices), _ROWS_PER_GROUP):
+        part = slice(start, start + _ROWS_PER_GROUP)
+        images = None if thumbnails is None else thumbnails(indices[part])
+        yield _batch(dataset, schema, indices[part], rows[part], images)
 
 
 def _batch(

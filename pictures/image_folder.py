@@ -23,6 +23,7 @@ from ..schemas.errors import GvitError
 from ..schemas.files import inside
 from ..schemas.limits import Range, check_limits
 from ..schemas.rows import Row, table_to_rows
+from .page import shape_of
 
 if TYPE_CHECKING:
     from ..dataset.reader import Dataset
@@ -51,8 +52,8 @@ class Canvas:
         """Return height and width in pixels of the image of a row."""
         if not self.true_aspect or not row.width or not row.height:
             return self.size, self.size
-        scale = self.size / max(row.width, row.height)
-        return max(1, round(row.height * scale)), max(1, round(row.width * scale))
+        width, height = shape_of(self.size, row.width / row.height)
+        return height, width
 
 
 def export_images(dataset: Dataset, out: Path, canvas: Canvas, *, written: Written = ignore) -> int:

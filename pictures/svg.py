@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ..dataset.commit import atomic_write, ignore
-from ..dataset.export import Written, appearing, check_unused
+from ..dataset.export import Written, appearing
 from ..dataset.selection import require_sets
 from ..schemas.errors import GvitError
 from ..schemas.files import inside
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export_svg", "export_svgs", "svg_of"]
 
+_BATCH = 64
 _STOPS = 12  # of a gradient, between which opacity is linear
 _HEAD = """\
 <svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">
@@ -109,14 +110,14 @@ def export_svgs(dataset: Dataset, out: Path, *, written: Written = ignore) -> in
         DatasetError: The dataset is damaged.
     """
     require_sets(dataset, len(dataset))
-    check_unused(out)
     rows, manifest = table_to_rows(dataset.set_rows), dataset.manifest
     with appearing(out) as folder:
-        for number, (row, name) in enumerate(zip(rows, image_paths(rows), strict=True)):
-            path = inside(folder, f"{name.removesuffix('.png')}.svg")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shape = shape_of(manifest.size, aspect_of(row, manifest.fit.crop))
-            (gaussians,) = dataset.gaussians([number])
-            path.write_text(svg_of(gaussians, *shape, name_of(row)), encoding="utf-8")
-            written(1)
+        paths = [inside(folder, f"{name.removesuffix('.png')}.svg") for name in image_paths(rows)]
+        for start in range(0, len(rows), _BATCH):
+            part = slice(start, start + _BATCH)
+            for row, path, gaussians in zip(rows[part], paths[part], dataset.gaussians(part), strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shape = shape_of(manifest.size, aspect_of(row, manifest.fit.crop))
+                path.write_text(svg_of(gaussians, *shape, name_of(row)), encoding="utf-8")
+            written(len(rows[part]))
     return len(rows)

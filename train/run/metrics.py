@@ -139,7 +139,3 @@ class Standing:
         if self.samples_per_second is not None:
             words.append(f"{three_digits(self.samples_per_second)} samples/s")
         return [*words, f"lr {self.rate:.1e}"]
-
-    def describe(self) -> str:
-        """Say all of it in one line."""
-        return ", ".join(self.facts())
